@@ -1,0 +1,70 @@
+"""How fast is the link from a peer? Learned from real pulls, never from packet gaps.
+
+Bytes of all pulls of a peer are divided by the union of the time in which they were under way, in
+windows of at least WINDOW_BYTES or WINDOW_S; a smaller window keeps the old value, because one
+short pull after idle reads what the buffers swallowed, not the link. The round trip and the
+server's own wait are taken out before (docs/decisions/004).
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+WINDOW_BYTES = 1_000_000
+WINDOW_S = 0.5
+GAIN = 0.3
+"""Weight of a new window while it agrees with the old value."""
+JUMP = 0.25
+"""A window further off than this share (and than three deviations) replaces the value at once."""
+
+
+class BandwidthEstimator:
+    """One peer's bandwidth, its variance and its age."""
+
+    def __init__(self, prior_Bps: float) -> None:
+        self.value_Bps = prior_Bps
+        self.variance = (prior_Bps / 2) ** 2
+        self.measured_s: float | None = None
+        """When the last window closed; None while only the prior is known."""
+        self.sharers = 1.0
+        """How many pulls, on average, shared the card during the last window."""
+        self._bytes = 0
+        self._busy_s = 0.0
+        self._sharer_seconds = 0.0
+        self._busy_until_s = float("-inf")
+
+    def observe(self, start_s: float, end_s: float, received_bytes: int, sharers: int = 1) -> None:
+        """`received_bytes` came between the two times, beside `sharers - 1` other pulls."""
+        fresh_s = max(0.0, end_s - max(start_s, self._busy_until_s))
+        self._busy_until_s = max(self._busy_until_s, end_s)
+        self._bytes += received_bytes
+        self._busy_s += fresh_s
+        self._sharer_seconds += fresh_s * sharers
+        if self._busy_s > 0 and (self._bytes >= WINDOW_BYTES or self._busy_s >= WINDOW_S):
+            self._close_window(end_s)
+
+    def cautious_Bps(self) -> float:
+        """Two deviations below the value, but never less than a quarter of it: what deadlines
+        count on."""
+        return max(self.value_Bps - 2 * sqrt(self.variance), self.value_Bps / 4)
+
+    def age_s(self, now: float) -> float:
+        """Since the last window; infinite while nothing was measured."""
+        return float("inf") if self.measured_s is None else now - self.measured_s
+
+    def _close_window(self, now: float) -> None:
+        window_Bps = self._bytes / self._busy_s
+        self._learn(window_Bps)
+        self.sharers = self._sharer_seconds / self._busy_s
+        self.measured_s = now
+        self._bytes, self._busy_s, self._sharer_seconds = 0, 0.0, 0.0
+
+    def _learn(self, window_Bps: float) -> None:
+        error = window_Bps - self.value_Bps
+        limit = max(JUMP * self.value_Bps, 3 * sqrt(self.variance))
+        if self.measured_s is None or abs(error) > limit:
+            self.value_Bps = window_Bps
+            self.variance = (0.1 * window_Bps) ** 2
+        else:
+            self.value_Bps += GAIN * error
+            self.variance = (1 - GAIN) * (self.variance + GAIN * error * error)

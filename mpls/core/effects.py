@@ -1,0 +1,91 @@
+"""What a story may ask of the Conductor while it runs: exactly five things.
+
+A story is a generator that yields effects and is resumed with their results. It reads like the
+paper; the Conductor turns it into events in and commands out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from mpls.core import protocol
+from mpls.core.messages import LayerReceived, LayerRefused, Source
+
+Ask = Union[protocol.Hello, protocol.Status, protocol.Pull, protocol.Probe]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Ask a peer (the Conductor chooses the id) and wait for an Outcome, at most `timeout_s`; and
+    for pulls and probes at most `stall_s` without a byte."""
+
+    peer: str
+    ask: Ask
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Wait; resumed with "", or at once with the reason why the story was told to end."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Run stories side by side; resumed with the list of their results, in the same order. Those
+    still running after `timeout_s` see every request of theirs end as "timed-out"."""
+
+    stories: Sequence[Story]
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Hand the trainer what arrived and wait until it is mixed in; resumed with the UpdateTaken,
+    or with None when the worker was told to stop before."""
+
+    round: int
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True)
+class Note:
+    """Record this; resumed with None."""
+
+    kind: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+Effect = Union[Request, Sleep, Gather, Publish, Note]
+Story = Generator[Effect, Any, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one attempt ended. `reason` is empty when all that was asked for came.
+
+    `received_bytes` is the position reached in the asked layers laid end to end (what was resumed
+    included) of snapshot `version`; `last_byte_s` is when the last of them came; `now` is when
+    the attempt ended; `sharers` counts the pulls that were under way at the same time.
+    """
+
+    reason: str
+    start_s: float
+    now: float
+    reply: protocol.Welcome | protocol.StatusOk | protocol.Error | None = None
+    layers: tuple[LayerReceived, ...] = ()
+    arrivals_s: tuple[float, ...] = ()
+    """When each of `layers` was whole."""
+    refused: tuple[LayerRefused, ...] = ()
+    received_bytes: int = 0
+    version: int = 0
+    last_byte_s: float = 0.0
+    sharers: int = 1
+
+    @property
+    def seconds(self) -> float:
+        """How long the attempt took."""
+        return self.now - self.start_s

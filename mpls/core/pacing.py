@@ -1,0 +1,120 @@
+"""How training and aggregation take turns: the trainer's story, the same live and simulated.
+
+The story yields what the trainer is to do next; the training thread does it with torch, the twin
+lets virtual time pass instead. `overlap` is the paper's timing: while pass k trains, the pulls of
+round k run, and when both are done the update is mixed into the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Union
+
+from mpls.core.settings import PaceSettings
+
+
+@dataclass(frozen=True)
+class Train:
+    """Do so many local steps; with `until_update` stop at the step boundary at which an update
+    waits. Resumed with None."""
+
+    steps: int
+    until_update: bool = False
+
+
+@dataclass(frozen=True)
+class AskRound:
+    """Tell the aggregation that this round may begin. Resumed with None."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class AwaitUpdate:
+    """Wait for the update of this round (`wait` False: only look). Resumed with the update, or
+    None where there is none."""
+
+    round: int
+    wait: bool = True
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Apply Eq. 1 to the current weights and report the update as taken. Resumed with None."""
+
+    round: int
+    update: Any
+
+
+@dataclass(frozen=True)
+class PublishSnapshot:
+    """Publish the current weights as a new version. Resumed with None."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure accuracy on the test set: `local` before mixing, `mixed` after."""
+
+    round: int
+    which: str
+
+
+Turn = Union[Train, AskRound, AwaitUpdate, Mix, PublishSnapshot, Evaluate]
+TrainerStory = Generator[Turn, Any, None]
+
+
+def training(pace: PaceSettings, pass_steps: int) -> TrainerStory:
+    """The whole run of one trainer. `pass_steps` is the length of one pass over its shard."""
+    yield PublishSnapshot(0)
+    steps = pace.local_steps or pass_steps
+    rounds = _free(pace, steps) if pace.pace == "free" else _in_step(pace, steps)
+    yield from rounds
+
+
+def _in_step(pace: PaceSettings, steps: int) -> TrainerStory:
+    for number in range(1, pace.rounds + 1):
+        if pace.pace == "overlap":
+            yield AskRound(number)
+        yield from _local_pass(pace, steps, number)
+        if pace.pace == "sequential":
+            yield AskRound(number)
+        update = yield AwaitUpdate(number)
+        yield from _commit(pace, number, update)
+
+
+def _free(pace: PaceSettings, steps: int) -> TrainerStory:
+    yield AskRound(1)
+    number = 1
+    piece = pace.publish_steps or steps
+    while number <= pace.rounds:
+        yield Train(piece, until_update=True)
+        update = yield AwaitUpdate(number, wait=False)
+        if update is not None:
+            yield from _commit(pace, number, update)
+            number += 1
+            if number <= pace.rounds:
+                yield AskRound(number)
+        elif pace.publish_steps:
+            yield PublishSnapshot(number - 1)
+
+
+def _local_pass(pace: PaceSettings, steps: int, number: int) -> TrainerStory:
+    """One pass, with a snapshot after every `publish_steps` of it."""
+    piece = pace.publish_steps or steps
+    for done in range(0, steps, piece):
+        yield Train(min(piece, steps - done))
+        if done + piece < steps:
+            yield PublishSnapshot(number - 1)
+
+
+def _commit(pace: PaceSettings, number: int, update: Any) -> TrainerStory:
+    due = number % pace.eval_every == 0 or number == pace.rounds
+    if due:
+        yield Evaluate(number, "local")
+    yield Mix(number, update)
+    yield PublishSnapshot(number)
+    if due:
+        yield Evaluate(number, "mixed")

@@ -1,0 +1,112 @@
+"""What a worker believes of each peer, how old that is, and whether plans may use the peer.
+
+Standing of a peer:
+- `unknown`      it has not answered a hello yet;
+- `ready`        plans may use it;
+- `away`         a pull or a question to it failed; left out until it answers again;
+- `incompatible` it trains another model or speaks another protocol version;
+- `quarantined`  it sent STRIKES unusable layers; left out for QUARANTINE_S.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import fsum, isfinite
+
+from mpls.core.bandwidth import BandwidthEstimator
+from mpls.core.effects import Outcome
+from mpls.core.plan import PeerView
+from mpls.core.protocol import Vector
+
+STRIKES = 3
+QUARANTINE_S = 600.0
+PAUSE_LIMIT_S = 8.0
+"""A peer that answers questions but fails pulls is tried again after 0, 1, 2, 4, 8, 8 ... s."""
+HISTOGRAM_TOLERANCE = 1e-6
+
+
+@dataclass
+class Peer:
+    """Belief about one peer."""
+
+    name: str
+    bandwidth: BandwidthEstimator
+    standing: str = "unknown"
+    histogram: Vector | None = None
+    progress: Vector | None = None
+    """g of Eq. 5 as last heard, for each layer; None while unknown."""
+    state: str = ""
+    round: int = 0
+    version: int = 0
+    heard_s: float = float("-inf")
+    """When it last answered anything."""
+    advanced_s: float = float("-inf")
+    """When its round or state was last seen to change."""
+    round_trips_s: list[float] = field(default_factory=list)
+    misses: int = 0
+    """Failed pulls since the last one that succeeded."""
+    strikes: int = 0
+    out_until_s: float = float("-inf")
+
+    def view(self) -> PeerView:
+        """What a plan is made from."""
+        return PeerView(self.name, self.bandwidth.value_Bps, self.histogram, self.progress)
+
+    def round_trip_s(self) -> float:
+        """The shortest of the last answers to a question; 0 while none was timed."""
+        return min(self.round_trips_s, default=0.0)
+
+    def answered(self, now: float) -> None:
+        """It answered a question: usable again, unless a pause or quarantine still runs."""
+        self.heard_s = now
+        if self.standing in ("unknown", "away", "quarantined") and now >= self.out_until_s:
+            self.standing = "ready"
+
+    def time_round_trip(self, outcome: Outcome) -> None:
+        """Keep the last eight."""
+        self.round_trips_s = [*self.round_trips_s[-7:], outcome.seconds]
+
+    def missed(self) -> None:
+        """A question to it failed."""
+        if self.standing in ("ready", "unknown"):
+            self.standing = "away"
+
+    def failed_pull(self, now: float) -> None:
+        """A pull from it failed: left out until it answers, and longer each time in a row."""
+        self.misses += 1
+        pause_s = 0.0 if self.misses == 1 else min(PAUSE_LIMIT_S, 2.0 ** (self.misses - 2))
+        self.out_until_s = max(self.out_until_s, now + pause_s)
+        self.missed()
+
+    def delivered(self, now: float) -> None:
+        """A pull from it came whole."""
+        self.misses = 0
+        self.heard_s = now
+
+    def strike(self, now: float) -> bool:
+        """It sent something unusable; True if that puts it into quarantine."""
+        self.strikes += 1
+        if self.strikes < STRIKES:
+            return False
+        self.strikes = 0
+        self.standing = "quarantined"
+        self.out_until_s = now + QUARANTINE_S
+        return True
+
+    def believe_histogram(self, histogram: Vector, classes: int) -> bool:
+        """Keep a valid label histogram; False (and unknown) for anything else."""
+        valid = (
+            len(histogram) == classes
+            and all(isfinite(share) and share >= 0 for share in histogram)
+            and abs(fsum(histogram) - 1) <= HISTOGRAM_TOLERANCE
+        )
+        self.histogram = histogram if valid else None
+        return valid
+
+    def believe_progress(self, progress: Vector | None, layers: int) -> bool:
+        """Keep valid progress; None is 'unknown', anything else False (and unknown)."""
+        valid = progress is None or (
+            len(progress) == layers and all(isfinite(g) and g >= 0 for g in progress)
+        )
+        self.progress = progress if valid else None
+        return valid

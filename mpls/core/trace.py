@@ -1,0 +1,145 @@
+"""The trace is the record: JSON lines, one record each, the same live and simulated.
+
+Each line is an object with `t` (seconds on the worker's clock, as handed to the core) and `kind`.
+The first has kind `header` and the worker's spec; `event` and the commands that it caused
+(`send`, `cancel`, `publish`, and the notes under their own kinds) follow in the order in which they
+happened, so that the same events fed to a fresh core must give the same commands: `replay`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from mpls.core.conductor import Conductor
+from mpls.core.messages import (
+    CancelRequest,
+    Command,
+    Event,
+    PublishUpdate,
+    RecordNote,
+    SendRequest,
+    from_plain,
+    to_plain,
+)
+from mpls.core.round import Rounds
+from mpls.core.spec import WorkerSpec
+from mpls.errors import BadInput
+
+SCHEMA = 1
+_COMMAND_KINDS: dict[type, str] = {
+    SendRequest: "send",
+    CancelRequest: "cancel",
+    PublishUpdate: "publish",
+}
+DRIVER_KINDS = frozenset({"header", "start", "state", "pass", "mix", "snapshot", "eval", "served"})
+"""Records that the driver adds; everything else comes from the core."""
+Record = dict[str, Any]
+
+
+class Sink(Protocol):
+    """Where records go."""
+
+    def write(self, record: Record) -> None:
+        """Keep one record."""
+
+
+class TraceWriter:
+    """Appends records to a text stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, record: Record) -> None:
+        """One line; numbers that JSON does not know (NaN, infinities) are refused."""
+        self._stream.write(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
+
+
+def header(spec: WorkerSpec, now: float, **about: Any) -> Record:
+    """The first record. `about` holds what replaying does not need: host, versions, config."""
+    return {"t": now, "kind": "header", "schema": SCHEMA, "spec": spec.as_plain(), **about}
+
+
+def event_record(event: Event, now: float) -> Record:
+    """What reached the core."""
+    return {"t": now, "kind": "event", "event": to_plain(event)}
+
+
+def command_record(command: Command, now: float) -> Record:
+    """What the core asked for."""
+    if isinstance(command, RecordNote):
+        return {"t": now, "kind": command.kind, **to_plain(command.fields)}
+    return {"t": now, "kind": _COMMAND_KINDS[type(command)], "command": to_plain(command)}
+
+
+def read(path: Path) -> Iterator[Record]:
+    """The records of a trace file. A last line that was cut off by a crash is left out; anything
+    else that is not a record is BadInput, naming file and line."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.endswith("\n"):
+                return
+            yield parse(line, f"{path}:{number}")
+
+
+def parse(line: str, place: str) -> Record:
+    """One line of a trace, found at `place`; BadInput for anything else."""
+    try:
+        record = json.loads(line)
+        if isinstance(record, dict) and isinstance(record["kind"], str):
+            return record
+    except (ValueError, KeyError):
+        record = None
+    raise BadInput(f"{place}: not a trace record")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where a replay and its trace part ways; None stands for 'nothing there'."""
+
+    index: int
+    t: float
+    recorded: Record | None
+    replayed: Record | None
+
+
+def replay(records: Iterable[Record]) -> Difference | None:
+    """Feed a trace's events to a fresh core; None if it gives the identical commands."""
+    core_records = [record for record in records if _is_from_core(record)]
+    if not core_records or core_records[0]["kind"] != "header":
+        raise BadInput("the trace does not begin with a header")
+    if core_records[0].get("schema") != SCHEMA:
+        raise BadInput(f"trace schema {core_records[0].get('schema')}; this version reads {SCHEMA}")
+    return _first_difference(core_records[1:], _replayed(core_records))
+
+
+def _is_from_core(record: Record) -> bool:
+    return record["kind"] in ("header", "start") or record["kind"] not in DRIVER_KINDS
+
+
+def _replayed(core_records: list[Record]) -> Iterator[Record]:
+    """What a fresh core does with the events of the trace, as records."""
+    conductor = Conductor(Rounds(WorkerSpec.from_plain(core_records[0]["spec"])))
+    for record in core_records[1:]:
+        if record["kind"] == "start":
+            commands = conductor.start(record["t"])
+        elif record["kind"] == "event":
+            commands = conductor.handle(from_plain(record["event"]), record["t"])
+        else:
+            continue
+        yield record
+        for command in commands:
+            yield command_record(command, record["t"])
+
+
+def _first_difference(recorded: list[Record], replayed: Iterable[Record]) -> Difference | None:
+    again = [json.loads(json.dumps(record)) for record in replayed]
+    for index in range(max(len(recorded), len(again))):
+        left = recorded[index] if index < len(recorded) else None
+        right = again[index] if index < len(again) else None
+        if left != right:
+            return Difference(index, (left or right or {})["t"], left, right)
+    return None

@@ -1,0 +1,138 @@
+"""Whole runs of a worker's core among unreliable peers: what must hold whatever happens."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as example_settings
+from hypothesis import strategies as st
+
+from mpls.core.plan import Layer
+from mpls.core.settings import PaceSettings, PlanSettings, PullSettings
+from mpls.core.spec import WorkerSpec
+from mpls.core.trace import replay
+from tests.core.toy_network import ToyFederation
+
+SEEDS = st.integers(0, 10_000)
+ROUNDS = 6
+LAYERS = (Layer("conv", 40_000), Layer("fc", 900_000), Layer("out", 3_000))
+
+
+def spec(strategy: str = "mpls", status_s: float = 1.0, pace: str = "overlap") -> WorkerSpec:
+    return WorkerSpec(
+        "w0",
+        3,
+        ("w1", "w2", "w3"),
+        LAYERS,
+        "m",
+        (0.5, 0.5),
+        100,
+        PlanSettings(strategy=strategy, interval_s=0.3),
+        PullSettings(status_s=status_s),
+        PaceSettings(pace=pace),
+    )
+
+
+@cache
+def run(seed: int, strategy: str = "mpls") -> ToyFederation:
+    federation = ToyFederation(spec(strategy), seed, ROUNDS)
+    federation.run()
+    return federation
+
+
+@given(SEEDS)
+def test_every_planned_pull_ends_exactly_once_and_says_how(seed: int) -> None:
+    notes = [note for _, note in run(seed).notes]
+    for number in range(1, ROUNDS + 1):
+        plan = next(n for n in notes if n.kind == "plan" and n.fields["round"] == number)
+        planned = [(p, x) for p, layers in plan.fields["assignment"].items() for x in layers]
+        pulls = [n.fields for n in notes if n.kind == "pull" and n.fields["round"] == number]
+        assert sorted((pull["peer"], pull["layer"]) for pull in pulls) == sorted(planned)
+        (end,) = [n.fields for n in notes if n.kind == "round" and n.fields["round"] == number]
+        assert sum(end["ends"].values()) == end["planned"] == len(planned)
+
+
+@given(SEEDS)
+def test_no_copy_is_published_twice_or_without_having_been_planned(seed: int) -> None:
+    federation = run(seed)
+    notes = [note for _, note in federation.notes if note.kind == "plan"]
+    for update, plan in zip(federation.published, notes):
+        copies = [(source.peer, source.layer) for source in update.sources]
+        assert len(set(copies)) == len(copies)
+        assert all(layer in plan.fields["assignment"][peer] for peer, layer in copies)
+
+
+@given(SEEDS)
+def test_no_pull_outlives_its_deadline(seed: int) -> None:
+    federation = run(seed)
+    for _, note in federation.notes:
+        if note.kind == "pull":
+            seconds = note.fields["end_s"] - note.fields["start_s"]
+            assert seconds <= federation.spec.pull.round_s + 1e-9
+
+
+@given(SEEDS)
+def test_request_ids_are_never_used_again(seed: int) -> None:
+    ids = [command.message.id for command in run(seed).sent]
+    assert ids == sorted(set(ids))
+
+
+@given(SEEDS)
+def test_replaying_the_trace_gives_the_identical_commands(seed: int) -> None:
+    assert replay(run(seed).records) is None
+
+
+@given(SEEDS, st.data())
+def test_a_trace_that_was_tampered_with_does_not_replay(seed: int, data: st.DataObject) -> None:
+    records = [dict(record) for record in run(seed).records]
+    commands = [i for i, record in enumerate(records) if record["kind"] == "send"]
+    index = data.draw(st.sampled_from(commands))
+    records[index] = {**records[index], "t": -1.0}
+    difference = replay(records)
+    assert difference is not None
+    assert difference.recorded == records[index]
+
+
+@given(SEEDS)
+@example_settings(max_examples=20)
+def test_the_same_seed_gives_the_same_trace(seed: int) -> None:
+    again = ToyFederation(spec(), seed, ROUNDS)
+    again.run()
+    assert again.records == run(seed).records
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["mpls-peer", "mpls-layer", "rand-mpls", "mpls-sampled", "appg", "netmax", "gossip", "local"],
+)
+@given(seed=SEEDS)
+@example_settings(max_examples=15)
+def test_every_strategy_survives_unreliable_peers(strategy: str, seed: int) -> None:
+    federation = run(seed, strategy)
+    assert len(federation.published) == ROUNDS
+    assert replay(federation.records) is None
+
+
+def test_local_never_speaks_to_anybody() -> None:
+    assert run(1, "local").sent == []
+
+
+@given(SEEDS)
+@example_settings(max_examples=15)
+def test_without_status_questions_a_peer_that_was_left_out_still_comes_back(seed: int) -> None:
+    federation = ToyFederation(spec(status_s=0.0), seed, 30)
+    federation.run()
+    used = {source.peer for update in federation.published for source in update.sources}
+    assert used == {"w1", "w2", "w3"}
+
+
+@given(SEEDS)
+@example_settings(max_examples=15)
+def test_with_free_pace_rounds_keep_their_distance(seed: int) -> None:
+    federation = ToyFederation(spec(pace="free"), seed, ROUNDS)
+    federation.run()
+    starts = [t for t, note in federation.notes if note.kind == "plan"]
+    ends = [t for t, note in federation.notes if note.kind == "round"]
+    assert all(start - end >= 0.3 - 1e-9 for end, start in zip(ends, starts[1:]))

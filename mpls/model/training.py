@@ -1,0 +1,164 @@
+"""Local training: one SGD minibatch at a time on a worker's shard, and the test of a model.
+
+A Learner belongs to one thread. It never sets torch's thread count or seeds: its caller does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim.sgd import sgd
+
+from mpls.core.streams import Stream
+from mpls.errors import BadInput, RunFailed
+from mpls.model.data import Dataset
+from mpls.model.layers import FlatModel
+
+_EVALUATION_BATCH = 500
+
+
+class Diverged(RunFailed):
+    """The training loss is no longer a finite number, so neither are the weights."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model is worth on a set of images: share of right answers, mean cross-entropy, and
+    the share of right answers among the images of each class (None for a class without any)."""
+
+    accuracy: float
+    loss: float
+    class_accuracy: tuple[float | None, ...]
+
+
+def torch_device(name: str) -> torch.device:
+    """`cpu`, `cuda` or `cuda:N`. Raises BadInput for others, and for what this machine lacks."""
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise BadInput(f"device {name!r} is unknown; choose cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise BadInput(
+            f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices; "
+            "use cpu"
+        )
+    return torch.device(name)
+
+
+class Learner:
+    """A model, its optimizer, and the samples it learns from.
+
+    `shard` indexes the data set's training images, at least one. They are scaled once and kept on
+    the model's device. Each pass visits them in a new order drawn from `order`, in full batches
+    only, since a last batch of one image would break BatchNorm; who is left over takes part in
+    later passes.
+    """
+
+    def __init__(
+        self,
+        model: FlatModel,
+        dataset: Dataset,
+        shard: np.ndarray,
+        *,
+        batch_size: int,
+        lr: float,
+        momentum: float,
+        order: Stream,
+    ) -> None:
+        assert len(shard) > 0
+        self.model = model
+        self.batch_size = min(batch_size, len(shard))
+        self.pass_steps = len(shard) // self.batch_size
+        self.steps = 0
+        self._classes = dataset.classes
+        self._scale, self._shift = _affine(dataset, model.weights)
+        self._images = self._scaled(dataset.train_images[shard])
+        self._labels = torch.from_numpy(dataset.train_labels[shard]).to(model.device)
+        self._lr = lr
+        self._momentum = momentum
+        self._velocity: list[Tensor | None] = [None]
+        self._batches = self._endless_passes(order)
+        self._loss_sum = 0.0
+        self._loss_steps = 0
+
+    def step(self) -> None:
+        """One minibatch. Raises Diverged if its loss is not finite."""
+        images, labels = next(self._batches)
+        self.model.gradient.zero_()
+        loss = cross_entropy(self.model.module(images), labels)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise Diverged(
+                f"the training loss was {value} at local step {self.steps + 1}; try a smaller lr"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._descend()
+        self.steps += 1
+        self._loss_sum += value
+        self._loss_steps += 1
+
+    def _descend(self) -> None:
+        """torch's SGD in its functional form: the class would import torch._dynamo when it is made,
+        which takes longer than a whole short run."""
+        sgd(
+            [self.model.weights],
+            [self.model.gradient],
+            self._velocity,
+            weight_decay=0.0,
+            momentum=self._momentum,
+            lr=self._lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            foreach=False,
+        )
+
+    def take_loss(self) -> float | None:
+        """The mean training loss of the steps since this was last asked; None without any."""
+        mean = self._loss_sum / self._loss_steps if self._loss_steps else None
+        self._loss_sum, self._loss_steps = 0.0, 0
+        return mean
+
+    def evaluate(self, images: np.ndarray, labels: np.ndarray) -> Evaluation:
+        """Test the current weights on uint8 images (N, *input_shape) and int64 labels (N,)."""
+        logits = self._logits(images)
+        wanted = torch.from_numpy(labels)
+        right = wanted[logits.argmax(1) == wanted].bincount(minlength=self._classes).tolist()
+        asked = wanted.bincount(minlength=self._classes).tolist()
+        return Evaluation(
+            accuracy=sum(right) / len(labels),
+            loss=cross_entropy(logits, wanted).item(),
+            class_accuracy=tuple(r / a if a else None for r, a in zip(right, asked)),
+        )
+
+    def _logits(self, images: np.ndarray) -> Tensor:
+        module = self.model.module
+        module.eval()
+        with torch.inference_mode():
+            batches = range(0, len(images), _EVALUATION_BATCH)
+            parts = (self._scaled(images[at : at + _EVALUATION_BATCH]) for at in batches)
+            logits = torch.cat([module(part).cpu() for part in parts])
+        module.train()
+        return logits
+
+    def _scaled(self, images: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(images.astype(self.model.manifest.dtype))
+        return pixels.to(self.model.device).mul_(self._scale).add_(self._shift)
+
+    def _endless_passes(self, order: Stream) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            drawn = order.permutation(len(self._labels))[: self.pass_steps * self.batch_size]
+            indices = torch.from_numpy(drawn).to(self.model.device)
+            for batch in torch.split(indices, self.batch_size):
+                yield self._images.index_select(0, batch), self._labels.index_select(0, batch)
+
+
+def _affine(dataset: Dataset, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Factor and summand, (channels, 1, 1), that standardise pixels of 0..255."""
+    mean, std = (np.array(values)[:, None, None] for values in (dataset.mean, dataset.std))
+    return like.new_tensor(1 / (255 * std)), like.new_tensor(-mean / std)

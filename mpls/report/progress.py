@@ -1,0 +1,135 @@
+"""What a worker's trace says about it, record by record: the live table and the summary read this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mpls.core.trace import Record, parse
+
+_CORE_INNER = ('"kind":"event"', '"kind":"send"', '"kind":"cancel"', '"kind":"publish"')
+"""Records that only a replay needs; skipping them unread keeps following a trace cheap."""
+
+
+class TraceFollower:
+    """Reads what was added to a trace file since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+        self._rest = ""
+
+    def new_records(self) -> Iterator[Record]:
+        """Whole lines only; a file that does not exist yet has none."""
+        if not self._path.exists():
+            return
+        with self._path.open(encoding="utf-8") as file:
+            file.seek(self._position)
+            text = self._rest + file.read()
+            self._position = file.tell()
+        *lines, self._rest = text.split("\n")
+        for line in lines:
+            if not any(kind in line[:64] for kind in _CORE_INNER):
+                yield parse(line, str(self._path))
+
+
+@dataclass
+class WorkerProgress:
+    """The state of one worker, folded from its records."""
+
+    name: str
+    state: str = "starting"
+    reason: str = ""
+    pid: int | None = None
+    round: int = 0
+    local_steps: int = 0
+    loss: float | None = None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    class_accuracy: list[float | None] = field(default_factory=list)
+    local_accuracy: float | None = None
+    mixed_round: int = 0
+    """Round of the last evaluation after mixing."""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    in_Bps: float = 0.0
+    out_Bps: float = 0.0
+    staleness: float | None = None
+    plan: str = ""
+    pulls_ok: int = 0
+    pulls_failed: int = 0
+    pulls_cancelled: int = 0
+    first_step_s: float | None = None
+    """When the first local pass ended, on the worker's clock."""
+    peak_bytes: int = 0
+    _traffic_s: float = 0.0
+
+    def take(self, record: Record) -> None:
+        """Fold in one record; kinds it does not know change nothing."""
+        handler = _FOLDS.get(record["kind"])
+        if handler is not None:
+            handler(self, record)
+
+    def _header(self, record: Record) -> None:
+        self.pid = record["pid"]
+
+    def _state(self, record: Record) -> None:
+        self.state = record["state"]
+        self.reason = record.get("reason", "")
+
+    def _pass(self, record: Record) -> None:
+        self.local_steps += record["steps"]
+        self.loss = record["loss"]
+        if self.first_step_s is None:
+            self.first_step_s = record["t"] - record["seconds"] * (1 - 1 / record["steps"])
+
+    def _mix(self, record: Record) -> None:
+        self.round = record["round"]
+        lags = {int(lag): count for lag, count in record["staleness"].items()}
+        copies = sum(lags.values())
+        if copies:
+            self.staleness = sum(lag * count for lag, count in lags.items()) / copies
+
+    def _plan(self, record: Record) -> None:
+        chosen = ((peer, layers) for peer, layers in record["assignment"].items() if layers)
+        self.plan = "  ".join(f"{peer}: {' '.join(layers)}" for peer, layers in chosen) or "nothing"
+
+    def _pull(self, record: Record) -> None:
+        if record["outcome"] == "applied":
+            self.pulls_ok += 1
+        elif record["outcome"] == "cancelled":
+            self.pulls_cancelled += 1
+        else:
+            self.pulls_failed += 1
+
+    def _eval(self, record: Record) -> None:
+        if record["which"] == "local":
+            self.local_accuracy = record["accuracy"]
+            return
+        self.mixed_round = record["round"]
+        self.test_accuracy = record["accuracy"]
+        self.test_loss = record["loss"]
+        self.class_accuracy = record["class_accuracy"]
+
+    def _traffic(self, record: Record) -> None:
+        seconds = record["t"] - self._traffic_s
+        if seconds > 0.2:
+            self.in_Bps = (record["bytes_in"] - self.bytes_in) / seconds
+            self.out_Bps = (record["bytes_out"] - self.bytes_out) / seconds
+            self._traffic_s = record["t"]
+        self.bytes_in, self.bytes_out = record["bytes_in"], record["bytes_out"]
+        self.peak_bytes = record["peak_bytes"]
+
+
+_FOLDS: dict[str, Any] = {
+    "header": WorkerProgress._header,
+    "state": WorkerProgress._state,
+    "pass": WorkerProgress._pass,
+    "mix": WorkerProgress._mix,
+    "plan": WorkerProgress._plan,
+    "pull": WorkerProgress._pull,
+    "eval": WorkerProgress._eval,
+    "traffic": WorkerProgress._traffic,
+}

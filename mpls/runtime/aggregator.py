@@ -1,0 +1,126 @@
+"""The aggregation thread: drives the Conductor with ZeroMQ events, and adds up what arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mpls.core.conductor import NEVER_S, Conductor
+from mpls.core.messages import (
+    CancelRequest,
+    Drained,
+    Event,
+    PublishUpdate,
+
+    SendRequest,
+    Ticked,
+)
+from mpls.core.round import Rounds
+from mpls.core.trace import command_record, event_record
+from mpls.runtime.journal import Clock, Journal
+from mpls.runtime.mailbox import Bell, Handover
+from mpls.runtime.transport import Transport
+from mpls.runtime.updates import LayerUpdate, add_up
+
+
+TELL_PERIODS = 1.5
+"""Status periods that a finished worker stays at least, so that its peers hear of it."""
+
+
+class Aggregator:
+    """One thread: it alone touches the Conductor and the transport."""
+
+    def __init__(
+        self,
+        rounds: Rounds,
+        transport: Transport,
+        update: Handover[LayerUpdate],
+        own_layer: Callable[[str], NDArray[Any]],
+        norm_clip: float,
+        journal: Journal,
+        clock: Clock,
+    ) -> None:
+        self.rounds = rounds
+        self.bell: Bell[Event] = Bell()
+        self._conductor = Conductor(rounds)
+        self._transport = transport
+        self._update = update
+        self._own_layer = own_layer
+        self._norm_clip = norm_clip
+        self._journal = journal
+        self._clock = clock
+        self._leave: tuple[float, Callable[[], None]] | None = None
+
+    def post(self, event: Event) -> None:
+        """Hand in an event; from any thread."""
+        self.bell.post(event)
+
+    def when_peers_are_done(self, call: Callable[[], None]) -> None:
+        """Call this (in the aggregation thread) as soon as no peer that can be heard still trains,
+        but not before all have had the time to ask for this worker's state."""
+        told_s = self._clock.now() + TELL_PERIODS * self.rounds.spec.pull.status_s
+        self._leave = (told_s, call)
+
+    def run(self) -> None:
+        """Until it has drained."""
+        self._transport.open()
+        try:
+            self._drive()
+        finally:
+            self._transport.close()
+            self.bell.close()
+
+    def _drive(self) -> None:
+        now = self._clock.now()
+        self._journal.note("start", now)
+        self._carry_out(self._conductor.start(now), now)
+        while not self._conductor.finished:
+            for event in self._wait():
+                self._handle(event)
+            self._look_whether_peers_are_done()
+
+    def _wait(self) -> list[Event]:
+        deadline_s = self._conductor.deadline()
+        left_s = deadline_s - self._clock.now() if deadline_s < NEVER_S else 0.5
+        events = self._transport.wait(min(0.5, max(0.0, left_s)), self.bell.fileno())
+        events += self.bell.collect()
+        if self._clock.now() >= deadline_s:
+            events.append(Ticked())
+        return events
+
+    def _handle(self, event: Event) -> None:
+        now = self._clock.now()
+        self._journal.write(event_record(event, now))
+        self._carry_out(self._conductor.handle(event, now), now)
+
+    def _carry_out(self, commands: list[Any], now: float) -> None:
+        failures: list[Event] = []
+        for command in commands:
+            self._journal.write(command_record(command, now))
+            if isinstance(command, SendRequest):
+                failures += self._transport.send(command)
+            elif isinstance(command, CancelRequest):
+                self._transport.cancel(command)
+            elif isinstance(command, PublishUpdate):
+                self._publish(command)
+        for failure in failures:
+            self._handle(failure)
+
+    def _publish(self, command: PublishUpdate) -> None:
+        update = add_up(
+            command.round, command.sources, self._transport.claim, self._own_layer, self._norm_clip
+        )
+        self._transport.forget()
+        self._update.put(update)
+
+    def _look_whether_peers_are_done(self) -> None:
+        now = self._clock.now()
+        if self._leave and now >= self._leave[0] and not self.rounds.peers_training(now):
+            self._leave[1]()
+            self._leave = None
+
+    def drain(self) -> None:
+        """End every story; from any thread."""
+        self.post(Drained())

@@ -1,0 +1,123 @@
+"""All workers of a cluster on this machine, each in a process of its own.
+
+The processes are forked from a server that has imported torch once, so that a worker starts in a
+fraction of a second. This file itself imports no torch.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import time
+from contextlib import ExitStack
+from multiprocessing import connection, forkserver
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from mpls.config import ClusterConfig, dumps
+from mpls.errors import BadInput
+from mpls.runtime.process import child_process
+
+DRAIN_S = 20.0
+"""A worker that was told to end and has not after this long is killed."""
+
+
+def warm_up() -> None:
+    """Begin to import what workers need, in the background."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mpls.runtime.worker"])
+    forkserver.ensure_running()
+
+
+class Federation:
+    """The workers' processes. `config` has the ports that were really bound."""
+
+    def __init__(self, config: ClusterConfig, folder: Path) -> None:
+        self.folder = folder
+        self.interrupted = False
+        self._kill_at_s = float("inf")
+        self._listeners = ExitStack()
+        self._sockets: list[socket.socket] = []
+        self._processes: list[ForkServerProcess] = []
+        self.config = self._listen(config)
+        self._file = folder / "cluster.toml"
+        self._file.write_text(dumps(self.config), encoding="utf-8")
+
+    def start(self) -> None:
+        """One process for each worker."""
+        context = multiprocessing.get_context("forkserver")
+        with self._listeners:
+            for worker, listener in zip(self.config.workers, self._sockets):
+                process = context.Process(
+                    target=child_process,
+                    args=(self._file, worker.id, self.folder, listener),
+                    name=worker.name,
+                )
+                process.start()
+                self._processes.append(process)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether some worker still runs, after at most that long. Those that were told to drain
+        and take longer than DRAIN_S are killed."""
+        alive = [process for process in self._processes if process.is_alive()]
+        if alive:
+            connection.wait([process.sentinel for process in alive], seconds)
+        if time.monotonic() > self._kill_at_s:
+            self.kill()
+        return bool(alive)
+
+    def interrupt(self) -> None:
+        """Let every worker drain; when asked a second time, kill."""
+        if self.interrupted:
+            self.kill()
+            return
+        self.interrupted = True
+        self._kill_at_s = time.monotonic() + DRAIN_S
+        for process in self._processes:
+            if process.is_alive():
+                process.terminate()
+
+    def kill(self) -> None:
+        """End whatever is left, at once."""
+        for process in self._processes:
+            if process.is_alive():
+                process.kill()
+
+    def exits(self) -> list[int]:
+        """Exit code of each worker; minus the signal of one that was killed."""
+        for process in self._processes:
+            process.join()
+        return [process.exitcode or 0 for process in self._processes]
+
+    def _listen(self, config: ClusterConfig) -> ClusterConfig:
+        """Bind every worker's address now: a port in use is an error before anything starts, and
+        nobody can take a free port away before its worker is up."""
+        workers = []
+        for worker in config.workers:
+            listener = self._listeners.enter_context(
+                _listener(worker.name, worker.host, worker.port)
+            )
+            self._sockets.append(listener)
+            host = worker.address.rpartition(":")[0]
+            address = f"{host}:{listener.getsockname()[1]}"
+            workers.append(worker.model_copy(update={"address": address}))
+        return config.model_copy(update={"workers": tuple(workers)})
+
+
+def _listener(name: str, host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise BadInput(
+            f"worker {name}: cannot listen on {host}:{port}: {error.strerror};"
+            " choose another address, or port 0 for any free one"
+        ) from None
+    listener.listen(128)
+    return listener

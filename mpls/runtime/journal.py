@@ -1,0 +1,72 @@
+"""A worker's trace file, its clock, and its traffic counters: what all of its threads share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mpls.core.trace import Record, TraceWriter
+
+
+class Clock:
+    """Seconds since the worker began; never runs backwards, whatever the wall clock does."""
+
+    def __init__(self) -> None:
+        self._origin_s = time.monotonic()
+
+    def now(self) -> float:
+        """In seconds."""
+        return time.monotonic() - self._origin_s
+
+
+class Journal:
+    """Appends records to the trace from any thread; each line is in the file when `write` returns,
+    so that whoever follows the file sees it and a crash loses nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", buffering=1)
+        self._writer = TraceWriter(self._file)
+        self._lock = threading.Lock()
+
+    def write(self, record: Record) -> None:
+        """Keep one record."""
+        with self._lock:
+            self._writer.write(record)
+
+    def note(self, kind: str, now: float, **fields: Any) -> None:
+        """A record of the driver's own."""
+        self.write({"t": now, "kind": kind, **fields})
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+class Meter:
+    """Bytes of messages by peer and type, in one direction. Written by one thread only."""
+
+    def __init__(self) -> None:
+        self.messages: Counter[tuple[str, str]] = Counter()
+        self.bytes: Counter[tuple[str, str]] = Counter()
+        self.total_bytes = 0
+
+    def count(self, peer: str, kind: str, message_bytes: int) -> None:
+        """One message to or from the peer."""
+        self.messages[peer, kind] += 1
+        self.bytes[peer, kind] += message_bytes
+        self.total_bytes += message_bytes
+
+    def as_plain(self) -> dict[str, dict[str, list[int]]]:
+        """Peer -> type -> [messages, bytes]."""
+        plain: dict[str, dict[str, list[int]]] = {}
+        for (peer, kind), number in sorted(self.messages.items()):
+            plain.setdefault(peer, {})[kind] = [number, self.bytes[peer, kind]]
+        return plain

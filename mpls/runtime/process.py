@@ -1,0 +1,49 @@
+"""A worker's process: logging, signals and the exit code around `runtime.worker`.
+
+Imports no torch before the worker itself is run.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from mpls.config import ClusterConfig, load
+from mpls.errors import MplsError
+
+
+def child_process(file: Path, number: int, folder: Path, listener: socket.socket) -> None:
+    """The whole life of a worker's process under `mpls run`. Ctrl-C is the parent's to hear."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = load(file)
+    log_path = folder / f"{config.workers[number].name}.log"
+    with log_path.open("a", encoding="utf-8", buffering=1) as log_file:
+        os.dup2(log_file.fileno(), 1)
+        os.dup2(log_file.fileno(), 2)
+        faulthandler.enable(log_file)
+        sys.exit(run_worker(config, number, folder, listener.detach()))
+
+
+def run_worker(
+    config: ClusterConfig, number: int, folder: Path, listen_fd: int | None = None
+) -> int:
+    """Run one worker in this process, here and now; returns its exit code."""
+    from mpls.runtime.worker import Place, Worker
+
+    logging.basicConfig(
+        level=config.logging.level.upper(),
+        format=f"%(asctime)s %(levelname)s {config.worker(number).name} %(message)s",
+        stream=sys.stderr,
+    )
+    worker = Worker(config, number, Place(folder, listen_fd))
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    try:
+        return worker.run()
+    except MplsError as error:
+        logging.getLogger("mpls").error("%s", error)
+        return error.exit_code

@@ -1,0 +1,58 @@
+"""ZeroMQ sockets with every option that matters set explicitly (docs/protocol.md), and the rule
+that a socket is born, used and closed in one thread: used by two it kills the process."""
+
+from __future__ import annotations
+
+import threading
+
+import zmq
+
+from mpls.wire import MESSAGE_LIMIT_BYTES
+
+SEND_QUEUE_MESSAGES = 64
+
+
+class OwnedByThread:
+    """Something that only the thread which adopted it may touch."""
+
+    def __init__(self) -> None:
+        self._owner: threading.Thread | None = None
+
+    def adopt(self) -> None:
+        """From now on this thread owns it."""
+        self._owner = threading.current_thread()
+
+    def assert_owner(self) -> None:
+        """Names both threads if another one calls."""
+        here = threading.current_thread()
+        assert here is self._owner, f"{self._owner} owns this socket, {here} touched it"
+
+
+def router(context: zmq.Context[zmq.Socket[bytes]], listen_fd: int | None) -> zmq.Socket[bytes]:
+    """The serving socket, not yet bound. `listen_fd` is a TCP socket that already listens."""
+    socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
+    socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
+    socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_LIMIT_BYTES)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+    socket.setsockopt(zmq.TCP_MAXRT, 5000)
+    socket.setsockopt(zmq.LINGER, 0)
+    if listen_fd is not None:
+        socket.setsockopt(zmq.USE_FD, listen_fd)
+    return socket
+
+
+def dealer(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    """A socket that connects to one peer's `host:port`, and keeps trying."""
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.setsockopt(zmq.RECONNECT_IVL, 100)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
+    socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_LIMIT_BYTES)
+    socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.connect(f"tcp://{address}")
+    return socket

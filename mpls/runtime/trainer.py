@@ -1,0 +1,176 @@
+"""The training thread: the sole owner of the model. It does what the pacing story says, turn by turn.
+
+Updates are mixed into the *current* weights between two local steps, so no local step is ever lost
+or overwritten; everybody else sees only the snapshots that it publishes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from mpls.core.messages import Event, RoundDue, UpdateTaken
+from mpls.core.pacing import (
+    AskRound,
+    AwaitUpdate,
+    Evaluate,
+    Mix,
+    PublishSnapshot,
+    Train,
+    Turn,
+    training,
+)
+from mpls.core.serving import Condition
+from mpls.core.settings import PaceSettings
+from mpls.model.data import Dataset
+from mpls.model.training import Learner
+from mpls.runtime.journal import Clock, Journal
+from mpls.runtime.mailbox import Handover, Slot
+from mpls.runtime.snapshots import SnapshotStore
+from mpls.runtime.updates import LayerUpdate, mix
+from mpls.wire import Buffer
+
+
+class Stopped(Exception):
+    """Training was told to stop; raised at a step boundary."""
+
+
+class Trainer:
+    """Runs in one thread; `stop` may be called from any."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        dataset: Dataset,
+        pace: PaceSettings,
+        store: SnapshotStore,
+        update: Handover[LayerUpdate],
+        condition: Slot[Condition],
+        tell: Callable[[Event], None],
+        recycle: Callable[[Buffer], None],
+        journal: Journal,
+        clock: Clock,
+        keep_path: bool,
+    ) -> None:
+        self.learner = learner
+        self._dataset = dataset
+        self._pace = pace
+        self._store = store
+        self._update = update
+        self._condition = condition
+        self._tell = tell
+        self._recycle = recycle
+        self._journal = journal
+        self._clock = clock
+        self._keep_path = keep_path
+        self._layers = {layer.name: layer for layer in learner.model.manifest.layers}
+        self._stopping = False
+        self._round = 0
+        self._step_s = 0.0
+
+    def stop(self) -> None:
+        """End at the next step boundary."""
+        self._stopping = True
+        self._update.close()
+
+    def run(self) -> None:
+        """Train all rounds. Raises Diverged, or Stopped when `stop` came first."""
+        story = training(self._pace, self.learner.pass_steps)
+        result: Any = None
+        while True:
+            try:
+                turn = story.send(result)
+            except StopIteration:
+                return
+            result = self._do(turn)
+
+    def _do(self, turn: Turn) -> Any:
+        if isinstance(turn, Train):
+            return self._train(turn)
+        if isinstance(turn, AskRound):
+            return self._tell(RoundDue(turn.round))
+        if isinstance(turn, AwaitUpdate):
+            return self._await(turn)
+        if isinstance(turn, Mix):
+            return self._mix(turn)
+        if isinstance(turn, PublishSnapshot):
+            return self._publish(turn.round)
+        return self._evaluate(turn)
+
+    def _train(self, turn: Train) -> None:
+        start_s, first_step = self._clock.now(), self.learner.steps
+        for _ in range(turn.steps):
+            if self._stopping:
+                raise Stopped
+            if turn.until_update and self._update.waiting():
+                break
+            self.learner.step()
+        end_s, steps = self._clock.now(), self.learner.steps - first_step
+        if steps == 0:
+            return
+        self._step_s = (end_s - start_s) / steps
+        self._journal.note(
+            "pass",
+            end_s,
+            round=self._round + 1,
+            steps=steps,
+            seconds=end_s - start_s,
+            cpu_s=time.thread_time(),
+            loss=self.learner.take_loss(),
+        )
+
+    def _await(self, turn: AwaitUpdate) -> LayerUpdate | None:
+        update = self._update.take(turn.wait)
+        if self._stopping:
+            raise Stopped
+        return update
+
+    def _mix(self, turn: Mix) -> None:
+        update: LayerUpdate = turn.update
+        self.learner.model.fetch()
+        start_s = self._clock.now()
+        mixed = mix(update, self._own_layer)
+        end_s = self._clock.now()
+        self.learner.model.push()
+        for buffer in update.buffers:
+            self._recycle(buffer)
+        self._round = turn.round
+        staleness = Counter(turn.round - peer_round for peer_round in update.peer_rounds)
+        self._journal.note(
+            "mix",
+            end_s,
+            round=turn.round,
+            layers=mixed,
+            copies=len(update.buffers) - len(update.refused),
+            seconds=end_s - start_s,
+            staleness={str(rounds): number for rounds, number in sorted(staleness.items())},
+        )
+        self._tell(UpdateTaken(turn.round, update.refused))
+
+    def _own_layer(self, name: str) -> Any:
+        return self._layers[name].values_in(self.learner.model.host)
+
+    def _publish(self, round_number: int) -> None:
+        model = self.learner.model
+        model.fetch()
+        snapshot = self._store.publish(model.host, round_number, self._keep_path)
+        self._condition.put(Condition("running", round_number, self._step_s))
+        self._journal.note(
+            "snapshot", self._clock.now(), version=snapshot.version, round=round_number
+        )
+
+    def _evaluate(self, turn: Evaluate) -> None:
+        start_s = self._clock.now()
+        result = self.learner.evaluate(self._dataset.test_images, self._dataset.test_labels)
+        self._journal.note(
+            "eval",
+            self._clock.now(),
+            round=turn.round,
+            which=turn.which,
+            accuracy=result.accuracy,
+            loss=result.loss,
+            class_accuracy=list(result.class_accuracy),
+            seconds=self._clock.now() - start_s,
+        )

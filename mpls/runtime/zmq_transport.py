@@ -1,0 +1,291 @@
+"""The puller's end of ZeroMQ: one DEALER for each peer, all owned by the aggregation thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from math import ceil, inf
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from mpls.core import protocol
+from mpls.core.messages import (
+    CancelRequest,
+    Event,
+    LayerReceived,
+    LayerRefused,
+    Progress,
+    Replied,
+    RequestFailed,
+    SendRequest,
+)
+from mpls.errors import ProtocolError
+from mpls.runtime.journal import Meter
+from mpls.runtime.sockets import OwnedByThread, dealer
+from mpls.wire import Buffer, BufferPool, Incoming, decode, encode
+from mpls.wire import LayerArrived as Arrived
+
+MESSAGES_PER_TURN = 64
+"""After so many messages of one peer the others have their turn."""
+_WATCHED = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+
+
+class ZmqTransport(OwnedByThread):
+    """Implements `runtime.transport.Transport`. `addresses` maps peer names to host:port,
+    `layer_bytes` the model's layers to their sizes."""
+
+    def __init__(
+        self, addresses: Mapping[str, str], layer_bytes: Mapping[str, int], stall_s: float
+    ) -> None:
+        super().__init__()
+        self.sent = Meter()
+        self.received = Meter()
+        self.dropped = 0
+        """Messages that no live request waits for, or that break the protocol."""
+        self._addresses = addresses
+        self._layer_bytes = layer_bytes
+        self._report_s = stall_s / 2
+        self._pool = BufferPool()
+        self._arrived: dict[tuple[int, str], Buffer] = {}
+
+    def open(self) -> None:
+        self.adopt()
+        self._context = zmq.Context()
+        self._context.setsockopt(zmq.BLOCKY, False)
+        self._poller = zmq.Poller()
+        self._channels = {
+            name: _Channel(self, name, dealer(self._context, address))
+            for name, address in self._addresses.items()
+        }
+        self._by_socket = {}
+        for channel in self._channels.values():
+            self._by_socket[channel.socket] = channel.read
+            self._by_socket[channel.monitor] = channel.read_monitor
+            self._poller.register(channel.socket, zmq.POLLIN)
+            self._poller.register(channel.monitor, zmq.POLLIN)
+        self._bell_fd = -1
+
+    def send(self, command: SendRequest) -> list[Event]:
+        self.assert_owner()
+        return self._channels[command.peer].request(command.message)
+
+    def cancel(self, command: CancelRequest) -> None:
+        self.assert_owner()
+        self._channels[command.peer].cancel(command.request_id)
+
+    def wait(self, timeout_s: float, bell_fd: int) -> list[Event]:
+        self.assert_owner()
+        if bell_fd != self._bell_fd:
+            self._poller.register(bell_fd, zmq.POLLIN)
+            self._bell_fd = bell_fd
+        report_due_s = min((c.report_due_s() for c in self._channels.values()), default=inf)
+        timeout_s = min(timeout_s, max(0.0, report_due_s - time.monotonic()))
+        events: list[Event] = []
+        # poll() truncates to whole milliseconds; rounding up spares a burst of early ticks.
+        for source, _ in self._poller.poll(None if timeout_s == inf else ceil(timeout_s * 1000)):
+            if source in self._by_socket:
+                events += self._by_socket[source]()
+        for channel in self._channels.values():
+            events += channel.overdue_reports()
+        return events
+
+    def claim(self, request_id: int, layer: str) -> Buffer:
+        return self._arrived.pop((request_id, layer))
+
+    def forget(self) -> None:
+        for buffer in self._arrived.values():
+            self._pool.give(buffer)
+        self._arrived.clear()
+
+    def recycle(self, buffer: Buffer) -> None:
+        self._pool.give(buffer)
+
+    def close(self) -> None:
+        self.assert_owner()
+        for channel in self._channels.values():
+            channel.close()
+        self._context.term()
+
+    # --- for the channels ---
+
+    def keep(self, request_id: int, arrived: Arrived) -> LayerReceived:
+        self._arrived[request_id, arrived.layer] = arrived.buffer
+        return LayerReceived(
+            request_id,
+            arrived.layer,
+            arrived.buffer.nbytes,
+            arrived.version,
+            arrived.round,
+            arrived.wait_s,
+            arrived.progress,
+        )
+
+    def expect(self, pull: protocol.Pull) -> Incoming:
+        return Incoming(pull, self._layer_bytes, self._pool)
+
+
+class _Probing:
+    """A probe under way."""
+
+    def __init__(self) -> None:
+        self.received_bytes = 0
+        self.version = 1
+
+
+class _Channel:
+    """One peer: its socket, the requests in flight, and the pull that could be resumed."""
+
+    def __init__(self, transport: ZmqTransport, peer: str, socket: zmq.Socket[bytes]) -> None:
+        self.socket = socket
+        self.monitor = socket.get_monitor_socket(_WATCHED)
+        self._transport = transport
+        self._peer = peer
+        self._waiting: dict[int, Incoming | _Probing | None] = {}
+        self._last_pull: Incoming | None = None
+        self._unreported: dict[int, float] = {}
+        """Request -> when its progress is to be reported at the latest."""
+
+    def request(self, message: protocol.Message) -> list[Event]:
+        """Send it, or say that the peer cannot be reached now."""
+        if not self._send(message):
+            return [RequestFailed(message.id, "unreachable")]
+        if isinstance(message, protocol.Pull):
+            self._waiting[message.id] = self._last_pull = self._incoming(message)
+        elif isinstance(message, protocol.Probe):
+            self._waiting[message.id] = _Probing()
+        else:
+            self._waiting[message.id] = None
+        return []
+
+    def cancel(self, request_id: int) -> None:
+        self._forget(request_id)
+        self._send(protocol.Cancel(request_id))
+
+    def read(self) -> list[Event]:
+        """Take what has come, up to MESSAGES_PER_TURN."""
+        events: list[Event] = []
+        for _ in range(MESSAGES_PER_TURN):
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            events += self._take([frame.buffer for frame in frames])
+        return events
+
+    def read_monitor(self) -> list[Event]:
+        """The connection was lost: nothing in flight will be answered."""
+        recv_monitor_message(self.monitor, zmq.NOBLOCK)
+        events: list[Event] = [
+            RequestFailed(request_id, "disconnected", *_position(waiting))
+            for request_id, waiting in self._waiting.items()
+        ]
+        self._waiting.clear()
+        self._unreported.clear()
+        return events
+
+    def report_due_s(self) -> float:
+        return min(self._unreported.values(), default=inf)
+
+    def overdue_reports(self) -> list[Event]:
+        now = time.monotonic()
+        due = [request_id for request_id, due_s in self._unreported.items() if due_s <= now]
+        return [self._report(request_id) for request_id in due]
+
+    def close(self) -> None:
+        self.socket.disable_monitor()
+        self.monitor.close(0)
+        self.socket.close(0)
+
+    def _send(self, message: protocol.Message) -> bool:
+        frames = encode(message)
+        try:
+            self.socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        kind = type(message).__name__.lower()
+        self._transport.sent.count(self._peer, kind, sum(map(len, frames)))
+        return True
+
+    def _incoming(self, pull: protocol.Pull) -> Incoming:
+        if pull.offset == 0 or self._last_pull is None:
+            if self._last_pull is not None:
+                self._last_pull.drop_partial()
+            return self._transport.expect(pull)
+        self._last_pull.resume(pull)
+        return self._last_pull
+
+    def _take(self, frames: list[memoryview]) -> list[Event]:
+        try:
+            message = decode(frames)
+            kind = type(message).__name__.lower()
+            self._transport.received.count(self._peer, kind, sum(map(len, frames)))
+            if message.id not in self._waiting:
+                self._transport.dropped += 1
+                return []
+            return self._answer(message)
+        except ProtocolError as error:
+            self._transport.dropped += 1
+            return self._broken(error)
+
+    def _answer(self, message: protocol.Message) -> list[Event]:
+        waiting = self._waiting[message.id]
+        if isinstance(message, protocol.Chunk) and isinstance(waiting, Incoming):
+            return self._chunk(message, waiting)
+        if isinstance(message, protocol.ProbeData) and isinstance(waiting, _Probing):
+            waiting.received_bytes += len(message.data)
+            return [self._report(message.id)]
+        answers = isinstance(message, (protocol.Welcome, protocol.StatusOk)) and waiting is None
+        if answers or isinstance(message, protocol.Error):
+            self._forget(message.id)
+            return [Replied(message)]  # type: ignore[arg-type]
+        raise ProtocolError(f"{type(message).__name__} is no answer", request_id=message.id)
+
+    def _chunk(self, chunk: protocol.Chunk, pull: Incoming) -> list[Event]:
+        accepted = pull.accept(chunk)
+        if accepted.credit_bytes:
+            self._send(protocol.Credit(chunk.id, accepted.credit_bytes))
+        due_s = self._unreported.setdefault(
+            chunk.id, time.monotonic() + self._transport._report_s
+        )
+        events: list[Event] = []
+        if due_s <= time.monotonic():
+            events.append(self._report(chunk.id))
+        if isinstance(accepted.layer, Arrived):
+            events.append(self._transport.keep(chunk.id, accepted.layer))
+        elif accepted.layer is not None:
+            events.append(LayerRefused(chunk.id, accepted.layer.layer, accepted.layer.reason))
+        if pull.ended:
+            self._end_pull(chunk.id, pull)
+        return events
+
+    def _end_pull(self, request_id: int, pull: Incoming) -> None:
+        self._forget(request_id)
+        if not pull.complete:
+            self._send(protocol.Cancel(request_id))
+
+    def _report(self, request_id: int) -> Progress:
+        self._unreported.pop(request_id, None)
+        return Progress(request_id, *_position(self._waiting.get(request_id)))
+
+    def _broken(self, error: ProtocolError) -> list[Event]:
+        """A peer that breaks the protocol in mid-answer has ended that answer."""
+        request_id = error.request_id
+        if request_id is None or request_id not in self._waiting:
+            return []
+        position = _position(self._waiting[request_id])
+        self.cancel(request_id)
+        return [RequestFailed(request_id, f"protocol-{error.kind}", *position)]
+
+    def _forget(self, request_id: int) -> None:
+        self._waiting.pop(request_id, None)
+        self._unreported.pop(request_id, None)
+
+
+def _position(waiting: Incoming | _Probing | None) -> tuple[int, int]:
+    """How far an answer has come; nowhere before its first chunk told the version."""
+    if waiting is None or not waiting.version:
+        return 0, 0
+    return waiting.received_bytes, waiting.version
+
+

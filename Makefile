@@ -1,0 +1,71 @@
+# Every target sets .venv up when it is missing. PYTHON names another interpreter, 3.10 to 3.13.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?=
+BIN := .venv/bin
+READY := .venv/.ready
+# Tests spread over the cores; one torch thread each.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+
+STRATEGY ?=
+TRANSPORT ?=
+ROUNDS ?=
+SEED ?=
+OUT ?=
+CONFIG ?= configs/local.toml
+ARGS ?=
+
+.PHONY: help setup run-local test test-slow test-live test-pythons check format golden bench bench-live clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Make .venv with everything that is needed here
+
+$(READY): pyproject.toml constraints.txt tools/find_python.sh
+	@python=$$(PYTHON="$(PYTHON)" bash tools/find_python.sh) || exit 1; \
+	echo "setting up .venv with $$python (a few minutes, once)"; \
+	"$$python" -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' 2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
+	@touch $@
+
+run-local: $(READY) ## Three workers here on real digits; STRATEGY= TRANSPORT= ROUNDS= SEED= OUT= CONFIG= ARGS=
+	@$(BIN)/mpls run $(CONFIG) $(if $(STRATEGY),--strategy $(STRATEGY)) $(if $(TRANSPORT),--transport $(TRANSPORT)) \
+	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT)) $(ARGS)
+
+test: $(READY) ## The default suite: under 3 minutes on two cores
+	$(PYTEST) -n 2 -m "not slow and not live" $(ARGS)
+
+test-slow: $(READY) ## Long tests
+	$(PYTEST) -m slow $(ARGS)
+
+test-live: $(READY) ## Tests that need root, namespaces or much time with real processes
+	$(PYTEST) -m live $(ARGS)
+
+test-pythons: ## On every Python from 3.10 that is installed: core, wire, config and sim without torch
+	@bash tools/test_pythons.sh
+
+check: $(READY) ## Format, lint, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(PYTEST) tests/test_architecture.py
+
+format: $(READY) ## Let ruff rewrite
+	$(BIN)/ruff check --fix -q .
+	$(BIN)/ruff format -q .
+
+golden: $(READY) ## Write the transcripts' answers anew; then look at the diff
+	-@MPLS_GOLDEN=write $(PYTEST) tests/core/test_transcripts.py > /dev/null
+	@git --no-pager diff --stat tests/core/transcripts
+
+bench: $(READY) ## All benchmarks; each prints ratios beside its limits
+	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || failed=1; done; exit $${failed:-0}
+
+bench-live: $(READY) ## What a live federation costs: the figures of the README
+	@$(BIN)/python tests/bench/bench_live.py
+
+clean: ## Remove what tests and builds leave behind; keeps .venv and runs
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis ./*.egg-info
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

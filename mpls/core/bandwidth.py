@@ -16,6 +16,8 @@ GAIN = 0.3
 """Weight of a new window while it agrees with the old value."""
 JUMP = 0.25
 """A window further off than this share (and than three deviations) replaces the value at once."""
+SPANS = 8
+"""So many busy times are remembered: pulls are told when they end, so none meets older ones."""
 
 
 class BandwidthEstimator:
@@ -31,12 +33,12 @@ class BandwidthEstimator:
         self._bytes = 0
         self._busy_s = 0.0
         self._sharer_seconds = 0.0
-        self._busy_until_s = float("-inf")
+        self._spans: list[tuple[float, float]] = []
+        """The latest times in which anything was under way; no two of them touch."""
 
     def observe(self, start_s: float, end_s: float, received_bytes: int, sharers: int = 1) -> None:
         """`received_bytes` came between the two times, beside `sharers - 1` other pulls."""
-        fresh_s = max(0.0, end_s - max(start_s, self._busy_until_s))
-        self._busy_until_s = max(self._busy_until_s, end_s)
+        fresh_s = self._fresh_s(start_s, end_s)
         self._bytes += received_bytes
         self._busy_s += fresh_s
         self._sharer_seconds += fresh_s * sharers
@@ -51,6 +53,15 @@ class BandwidthEstimator:
     def age_s(self, now: float) -> float:
         """Since the last window; infinite while nothing was measured."""
         return float("inf") if self.measured_s is None else now - self.measured_s
+
+    def _fresh_s(self, start_s: float, end_s: float) -> float:
+        """How much of this time is not in the union yet; now it is."""
+        met = [span for span in self._spans if span[0] <= end_s and start_s <= span[1]]
+        apart = [span for span in self._spans if span not in met]
+        known_s = sum(min(end, end_s) - max(start, start_s) for start, end in met)
+        starts_s, ends_s = zip((start_s, end_s), *met)
+        self._spans = [*apart[1 - SPANS :], (min(starts_s), max(ends_s))]
+        return max(0.0, end_s - start_s - known_s)
 
     def _close_window(self, now: float) -> None:
         window_Bps = self._bytes / self._busy_s

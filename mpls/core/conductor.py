@@ -17,12 +17,13 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from mpls.core import messages, protocol
 from mpls.core.effects import Gather, Note, Outcome, Publish, Request, Sleep, Story
 from mpls.core.messages import CancelRequest, Command, Event, PublishUpdate, RecordNote, SendRequest
+from mpls.core.tasks import Attempt, Group, Task
 
 NEVER_S = float("inf")
 
@@ -39,77 +40,17 @@ class Stories(Protocol):
         """The story of one aggregation round."""
 
 
-class _Task:
-    """A running story and what it waits for."""
-
-    __slots__ = ("group", "index", "story", "stopped", "wait", "waiting_for")
-
-    def __init__(self, story: Story, group: _Group | None = None, index: int = 0) -> None:
-        self.story = story
-        self.group = group
-        self.index = index
-        self.stopped = ""
-        """Why its requests end at once from now on: "", "timed-out" or "cancelled"."""
-        self.wait = 0
-        """Number of the current wait; a timer or event of an earlier wait finds it changed."""
-        self.waiting_for: Sleep | _Attempt | _Group | Publish | None = None
-
-
-@dataclass
-class _Group:
-    """The children of one Gather."""
-
-    parent: _Task
-    children: list[_Task] = field(default_factory=list)
-    results: list[Any] = field(default_factory=list)
-    running: int = 0
-
-
-@dataclass
-class _Attempt:
-    """One request in flight."""
-
-    request_id: int
-    task: _Task
-    request: Request
-    start_s: float
-    last_byte_s: float
-    received_bytes: int = 0
-    version: int = 0
-    sharers: int = 1
-    layers: list[messages.LayerReceived] = field(default_factory=list)
-    arrivals_s: list[float] = field(default_factory=list)
-    refused: list[messages.LayerRefused] = field(default_factory=list)
-
-    def moves_bytes(self) -> bool:
-        """Whether it can stall."""
-        return isinstance(self.request.ask, (protocol.Pull, protocol.Probe))
-
-    def awaits(self, layer: str) -> bool:
-        """Whether this layer was asked for and has not ended yet."""
-        assert isinstance(self.request.ask, protocol.Pull)
-        ended = [item.layer for item in self.layers] + [item.layer for item in self.refused]
-        return layer in self.request.ask.layers and layer not in ended
-
-    def is_complete(self) -> bool:
-        """Whether all that was asked for has come."""
-        ask = self.request.ask
-        if isinstance(ask, protocol.Pull):
-            return len(self.layers) + len(self.refused) == len(ask.layers)
-        return isinstance(ask, protocol.Probe) and self.received_bytes >= ask.bytes
-
-
 class Conductor:
     """See the module's text for the caller's duties."""
 
     def __init__(self, stories: Stories) -> None:
         self._stories = stories
-        self._attempts: dict[int, _Attempt] = {}
-        self._timers: list[tuple[float, int, _Task, int]] = []
-        self._ready: deque[tuple[_Task, Any]] = deque()
+        self._attempts: dict[int, Attempt] = {}
+        self._timers: list[tuple[float, int, Task, int]] = []
+        self._ready: deque[tuple[Task, Any]] = deque()
         self._out: list[Command] = []
-        self._tasks: dict[_Task, None] = {}
-        self._publishing: tuple[int, _Task] | None = None
+        self._tasks: dict[Task, None] = {}
+        self._publishing: tuple[int, Task] | None = None
         self._now = 0.0
         self._next_id = 1
         self._timer_count = 0
@@ -151,12 +92,9 @@ class Conductor:
     # --- events ---
 
     def _on_reply(self, event: messages.Replied) -> None:
-        attempt = self._attempts.get(event.reply.id)
-        if attempt is None:
-            self.dropped += 1
-            return
-        reply = event.reply
-        self._end(attempt, reply.code if isinstance(reply, protocol.Error) else "", reply)
+        attempt = self._live(event.reply.id)
+        if attempt is not None:
+            self._end(attempt, attempt.objection(event.reply), event.reply)
 
     def _on_progress(self, event: messages.Progress) -> None:
         attempt = self._live(event.request_id)
@@ -206,21 +144,21 @@ class Conductor:
     def _on_tick(self, _: messages.Ticked) -> None:
         """Nothing: due timers fire after every event."""
 
-    def _live(self, request_id: int) -> _Attempt | None:
+    def _live(self, request_id: int) -> Attempt | None:
         attempt = self._attempts.get(request_id)
         if attempt is None:
             self.dropped += 1
         return attempt
 
-    def _note_bytes(self, attempt: _Attempt, received_bytes: int, version: int) -> None:
+    def _note_bytes(self, attempt: Attempt, received_bytes: int, version: int) -> None:
         attempt.received_bytes = received_bytes
         attempt.version = version
         attempt.last_byte_s = self._now
 
     # --- stories ---
 
-    def _spawn(self, story: Story, group: _Group | None = None, index: int = 0) -> _Task:
-        task = _Task(story, group, index)
+    def _spawn(self, story: Story, group: Group | None = None, index: int = 0) -> Task:
+        task = Task(story, group, index)
         self._tasks[task] = None
         self._ready.append((task, None))
         return task
@@ -235,7 +173,7 @@ class Conductor:
         commands, self._out = self._out, []
         return commands
 
-    def _step(self, task: _Task, value: Any) -> None:
+    def _step(self, task: Task, value: Any) -> None:
         waits = False
         while not waits:
             try:
@@ -254,7 +192,7 @@ class Conductor:
                 _EFFECTS[type(effect)](self, task, effect)
                 waits = True
 
-    def _finish(self, task: _Task, result: Any) -> None:
+    def _finish(self, task: Task, result: Any) -> None:
         del self._tasks[task]
         group = task.group
         if group is None:
@@ -264,20 +202,20 @@ class Conductor:
         if group.running == 0:
             self._resume(group.parent, group.results)
 
-    def _resume(self, task: _Task, value: Any) -> None:
+    def _resume(self, task: Task, value: Any) -> None:
         task.wait += 1
         task.waiting_for = None
         self._ready.append((task, value))
 
-    def _stop(self, task: _Task, reason: str) -> None:
+    def _stop(self, task: Task, reason: str) -> None:
         """From now on every request of the task and its children ends at once with `reason`."""
         task.stopped = task.stopped or reason
         waiting = task.waiting_for
-        if isinstance(waiting, _Attempt):
+        if isinstance(waiting, Attempt):
             self._cancel(waiting, task.stopped)
         elif isinstance(waiting, Sleep):
             self._resume(task, task.stopped)
-        elif isinstance(waiting, _Group):
+        elif isinstance(waiting, Group):
             for child in waiting.children:
                 self._stop(child, reason)
         elif isinstance(waiting, Publish) and reason == "cancelled":
@@ -286,11 +224,11 @@ class Conductor:
 
     # --- effects ---
 
-    def _do_request(self, task: _Task, request: Request) -> None:
+    def _do_request(self, task: Task, request: Request) -> None:
         request_id = self._next_id
         self._next_id += 1
         request = replace(request, ask=replace(request.ask, id=request_id))
-        attempt = _Attempt(request_id, task, request, self._now, self._now)
+        attempt = Attempt(request_id, task, request, self._now, self._now)
         self._attempts[request_id] = attempt
         if attempt.moves_bytes():
             self._count_sharers()
@@ -298,12 +236,12 @@ class Conductor:
         self._out.append(SendRequest(request.peer, request.ask))
         self._set_timer(task, self._attempt_due_s(attempt))
 
-    def _do_sleep(self, task: _Task, sleep: Sleep) -> None:
+    def _do_sleep(self, task: Task, sleep: Sleep) -> None:
         task.waiting_for = sleep
         self._set_timer(task, self._now + sleep.seconds)
 
-    def _do_gather(self, task: _Task, gather: Gather) -> None:
-        group = _Group(task, running=len(gather.stories), results=[None] * len(gather.stories))
+    def _do_gather(self, task: Task, gather: Gather) -> None:
+        group = Group(task, running=len(gather.stories), results=[None] * len(gather.stories))
         task.waiting_for = group
         group.children = [
             self._spawn(story, group, index) for index, story in enumerate(gather.stories)
@@ -315,7 +253,7 @@ class Conductor:
         else:
             self._set_timer(task, self._now + gather.timeout_s)
 
-    def _do_publish(self, task: _Task, publish: Publish) -> None:
+    def _do_publish(self, task: Task, publish: Publish) -> None:
         assert self._publishing is None, "two updates at once"
         task.waiting_for = publish
         self._publishing = (publish.round, task)
@@ -329,18 +267,19 @@ class Conductor:
         for attempt in pulls:
             attempt.sharers = max(attempt.sharers, len(pulls))
 
-    def _attempt_due_s(self, attempt: _Attempt) -> float:
+    def _attempt_due_s(self, attempt: Attempt) -> float:
         end_s = attempt.start_s + attempt.request.timeout_s
         if not attempt.moves_bytes():
             return end_s
         return min(end_s, attempt.last_byte_s + self._stories.stall_s)
 
-    def _end(self, attempt: _Attempt, reason: str, reply: Any = None) -> None:
+    def _end(self, attempt: Attempt, reason: str, reply: Any = None) -> None:
         del self._attempts[attempt.request_id]
         outcome = Outcome(
             reason,
             attempt.start_s,
             self._now,
+            attempt.request_id,
             reply,
             tuple(attempt.layers),
             tuple(attempt.arrivals_s),
@@ -352,11 +291,11 @@ class Conductor:
         )
         self._resume(attempt.task, outcome)
 
-    def _cancel(self, attempt: _Attempt, reason: str) -> None:
+    def _cancel(self, attempt: Attempt, reason: str) -> None:
         self._out.append(CancelRequest(attempt.request.peer, attempt.request_id))
         self._end(attempt, reason)
 
-    def _set_timer(self, task: _Task, when_s: float) -> None:
+    def _set_timer(self, task: Task, when_s: float) -> None:
         if when_s < NEVER_S:
             self._timer_count += 1
             heapq.heappush(self._timers, (when_s, self._timer_count, task, task.wait))
@@ -367,13 +306,13 @@ class Conductor:
             waiting = task.waiting_for
             if isinstance(waiting, Sleep):
                 self._resume(task, "")
-            elif isinstance(waiting, _Group):
+            elif isinstance(waiting, Group):
                 for child in waiting.children:
                     self._stop(child, "timed-out")
-            elif isinstance(waiting, _Attempt):
+            elif isinstance(waiting, Attempt):
                 self._attempt_timer(waiting)
 
-    def _attempt_timer(self, attempt: _Attempt) -> None:
+    def _attempt_timer(self, attempt: Attempt) -> None:
         due_s = self._attempt_due_s(attempt)
         if due_s > self._now:
             self._set_timer(attempt.task, due_s)

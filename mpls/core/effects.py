@@ -75,6 +75,8 @@ class Outcome:
     reason: str
     start_s: float
     now: float
+    request_id: int = 0
+    """0 when nothing was sent, because the story had been told to end."""
     reply: protocol.Welcome | protocol.StatusOk | protocol.Error | None = None
     layers: tuple[LayerReceived, ...] = ()
     arrivals_s: tuple[float, ...] = ()

@@ -94,12 +94,14 @@ def norm_limit(own: Values, norm_clip: float) -> float:
 
 
 def squared_distance(now: Values, before: Values) -> float:
-    """Eq. 5: g, the squared L2 norm of the difference of two versions of a layer."""
+    """Eq. 5: g, the squared L2 norm of the difference of two versions of a layer; infinite or NaN
+    where that is too large for the layer's type."""
     scratch = np.empty(min(BLOCK, now.size), now.dtype)
     total = 0.0
-    for part in _blocks(now.size):
-        change = np.subtract(now[part], before[part], out=scratch[: part.stop - part.start])
-        total += float(np.dot(change, change))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in _blocks(now.size):
+            change = np.subtract(now[part], before[part], out=scratch[: part.stop - part.start])
+            total += float(np.dot(change, change))
     return total
 
 

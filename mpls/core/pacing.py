@@ -16,8 +16,8 @@ from mpls.core.settings import PaceSettings
 
 @dataclass(frozen=True)
 class Train:
-    """Do so many local steps; with `until_update` stop at the step boundary at which an update
-    waits. Resumed with None."""
+    """Do so many local steps; with `until_update` stop after the first at whose end an update
+    waits. At least one is done. Resumed with None."""
 
     steps: int
     until_update: bool = False

@@ -19,9 +19,12 @@ from mpls.core.plan import PeerView
 from mpls.core.protocol import Vector
 
 STRIKES = 3
+STRIKE_MEMORY_S = 600.0
+"""A strike counts no longer than this: a rare bad layer in a month is no malice."""
 QUARANTINE_S = 600.0
-PAUSE_LIMIT_S = 8.0
-"""A peer that answers questions but fails pulls is tried again after 0, 1, 2, 4, 8, 8 ... s."""
+PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0)
+"""A peer that answers questions but fails pulls is tried again after these, and from then on after
+the last."""
 HISTOGRAM_TOLERANCE = 1e-6
 
 
@@ -32,6 +35,8 @@ class Peer:
     name: str
     bandwidth: BandwidthEstimator
     standing: str = "unknown"
+    noted: str = "unknown"
+    """The standing that was last recorded."""
     histogram: Vector | None = None
     progress: Vector | None = None
     """g of Eq. 5 as last heard, for each layer; None while unknown."""
@@ -42,10 +47,13 @@ class Peer:
     """When it last answered anything."""
     advanced_s: float = float("-inf")
     """When its round or state was last seen to change."""
+    probed_s: float = float("-inf")
+    """When its link was last probed, with or without success."""
     round_trips_s: list[float] = field(default_factory=list)
     misses: int = 0
     """Failed pulls since the last one that succeeded."""
     strikes: int = 0
+    struck_s: float = float("-inf")
     out_until_s: float = float("-inf")
 
     def view(self) -> PeerView:
@@ -74,7 +82,7 @@ class Peer:
     def failed_pull(self, now: float) -> None:
         """A pull from it failed: left out until it answers, and longer each time in a row."""
         self.misses += 1
-        pause_s = 0.0 if self.misses == 1 else min(PAUSE_LIMIT_S, 2.0 ** (self.misses - 2))
+        pause_s = PAUSES_S[min(self.misses, len(PAUSES_S)) - 1]
         self.out_until_s = max(self.out_until_s, now + pause_s)
         self.missed()
 
@@ -85,7 +93,10 @@ class Peer:
 
     def strike(self, now: float) -> bool:
         """It sent something unusable; True if that puts it into quarantine."""
+        if now - self.struck_s > STRIKE_MEMORY_S:
+            self.strikes = 0
         self.strikes += 1
+        self.struck_s = now
         if self.strikes < STRIKES:
             return False
         self.strikes = 0
@@ -97,7 +108,7 @@ class Peer:
         """Keep a valid label histogram; False (and unknown) for anything else."""
         valid = (
             len(histogram) == classes
-            and all(isfinite(share) and share >= 0 for share in histogram)
+            and all(0 <= share <= 1 + HISTOGRAM_TOLERANCE for share in histogram)
             and abs(fsum(histogram) - 1) <= HISTOGRAM_TOLERANCE
         )
         self.histogram = histogram if valid else None

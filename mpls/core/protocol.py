@@ -154,5 +154,17 @@ class Error:
 
 
 Message = Union[
-    Hello, Welcome, Status, StatusOk, Pull, Chunk, Credit, Cancel, Ping, Pong, Probe, ProbeData, Error
+    Hello,
+    Welcome,
+    Status,
+    StatusOk,
+    Pull,
+    Chunk,
+    Credit,
+    Cancel,
+    Ping,
+    Pong,
+    Probe,
+    ProbeData,
+    Error,
 ]

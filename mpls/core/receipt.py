@@ -35,21 +35,23 @@ class Receipt:
         self.arrived_s: dict[str, float] = {}
         self.refusals: list[LayerRefused] = []
         self.progress: Vector | None = None
-        self.progress_known = False
+        """What came with the last layer of the latest attempt that went well."""
         self.reason = ""
         """Why the last attempt ended; empty when all that it asked for came."""
         self.started_s: float | None = None
         self.ended_s = 0.0
-        self._version = 0
-        self._offset = 0
+        self._broken_off: tuple[str, int, int] | None = None
+        """The layer that is here in part, of which version, and how many bytes of it."""
 
     def missing(self) -> tuple[str, ...]:
         """The layers still wanted, in the order of the plan."""
         return tuple(layer for layer in self.wanted if layer not in self.arrived)
 
     def next_pull(self, credit: int) -> Pull:
-        """What to ask for now: the missing layers, the first of them from where it broke off."""
-        return Pull(0, self.missing()[:LAYERS_PER_PULL], self._version, self._offset, credit)
+        """What to ask for now: first the rest of the layer that broke off, then the others."""
+        partial, version, offset = self._broken_off or ("", 0, 0)
+        layers = sorted(self.missing(), key=lambda layer: layer != partial)
+        return Pull(0, tuple(layers[:LAYERS_PER_PULL]), version, offset, credit)
 
     def take(self, ask: Pull, outcome: Outcome) -> int:
         """Book one attempt; returns the bytes that it moved."""
@@ -61,12 +63,16 @@ class Receipt:
             self.arrived_s[layer.layer] = arrived_s
         self.refusals += outcome.refused
         if not outcome.reason:
-            self.progress, self.progress_known = outcome.layers[-1].progress, True
-        resumed_bytes = ask.offset if outcome.version == ask.version else 0
-        ended = [item.layer for item in outcome.layers] + [item.layer for item in outcome.refused]
+            self.progress = outcome.layers[-1].progress
+        resumed_bytes = ask.offset if outcome.version in (0, ask.version) else 0
+        ended = {got.layer for got in outcome.layers} | {bad.layer for bad in outcome.refused}
         whole_bytes = sum(self.layer_bytes[layer] for layer in ended)
         position_bytes = max(outcome.received_bytes, whole_bytes)
-        self._set_resume_point(outcome, position_bytes - whole_bytes)
+        if outcome.reason == "gone":
+            self._broken_off = None
+        elif ended or outcome.version:  # else nothing came, and what was there before still is
+            rest = [layer for layer in ask.layers if layer not in ended]
+            self._break_off(rest, outcome.version, position_bytes - whole_bytes)
         return max(0, position_bytes - resumed_bytes)
 
     def sources(self) -> tuple[Source, ...]:
@@ -113,7 +119,7 @@ class Receipt:
         """The attempt as the trace keeps it."""
         return {
             "peer": self.peer,
-            "request": outcome.layers[0].request_id if outcome.layers else None,
+            "request": outcome.request_id,
             "layers": list(ask.layers),
             "arrived": [layer.layer for layer in outcome.layers],
             "version": outcome.version,
@@ -123,8 +129,8 @@ class Receipt:
             "outcome": outcome.reason or "ok",
         }
 
-    def _set_resume_point(self, outcome: Outcome, offset: int) -> None:
-        if outcome.reason == "gone":
-            self._version, self._offset = 0, 0
-        elif outcome.version:  # else nothing came, and what was there before still is
-            self._version, self._offset = (outcome.version, offset) if offset else (0, 0)
+    def _break_off(self, rest: list[str], version: int, offset: int) -> None:
+        """The attempt ended `offset` bytes into the first of the layers that had not ended. One
+        whose bytes all came, but not the word that it is whole, begins anew."""
+        inside = bool(rest) and 0 < offset < self.layer_bytes[rest[0]]
+        self._broken_off = (rest[0], version, offset) if inside else None

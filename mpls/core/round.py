@@ -19,7 +19,9 @@ from mpls.core.spec import WorkerSpec
 from mpls.core.strategies import Strategy, make_strategy
 from mpls.core.streams import Stream
 
-FINAL_REASONS = frozenset({"cancelled", "timed-out", "bad-request", "unsupported", "refused", "unknown-layer"})
+FINAL_REASONS = frozenset(
+    {"cancelled", "timed-out", "bad-request", "unsupported", "refused", "unknown-layer"}
+)
 """An attempt that ended so is not repeated within the same pull."""
 FIRST_RETRY_S = 0.1
 """A peer that does not answer is asked again after this, then twice as long, up to `status_s`."""
@@ -31,6 +33,9 @@ IDLE_WATCH_S = 5.0
 """With `status_s` 0, how often it is looked whether a peer was left out and is to be asked."""
 STALE_S = 30.0
 """A peer not measured for this long (jittered by up to half) is probed."""
+LEAST_SHARE = 0.1
+"""At least this much of an attempt's time is its transfer, whatever round trip and wait are taken
+out: else bytes that came at once, or from a peer that claims to have waited, took no time."""
 PROBE_BYTES = 1_000_000
 PROBE_LEAST_BYTES = 65_536
 
@@ -121,7 +126,8 @@ def pull(worker: Rounds, peer: Peer, layers: tuple[str, ...]) -> Story:
         left_s -= pause_s + outcome.seconds
         moved_bytes = receipt.take(ask, outcome)
         _measure(worker, peer, outcome, moved_bytes)
-        yield Note("attempt", receipt.attempt_record(ask, outcome, moved_bytes))
+        if outcome.request_id:
+            yield Note("attempt", receipt.attempt_record(ask, outcome, moved_bytes))
         if outcome.reason in FINAL_REASONS:
             break
         pauses_s = pauses_s[1:] if outcome.reason else [0.0, *pauses_s[1:]]
@@ -132,22 +138,20 @@ def pull(worker: Rounds, peer: Peer, layers: tuple[str, ...]) -> Story:
 def watch(worker: Rounds, peer: Peer) -> Story:
     """Say hello, then ask for the status again and again; probe the link when its bandwidth has
     not been measured for long. With `status_s` 0 only a peer that is not ready is asked."""
-    reason, tries = "unknown", 0
+    reason, retry_s = "unknown", FIRST_RETRY_S
+    longest_s = worker.spec.pull.status_s or IDLE_WATCH_S
     while True:
         if reason or worker.spec.pull.status_s or peer.standing != "ready":
             outcome = yield from (_greet if reason else _ask_status)(worker, peer)
-            if outcome.reason not in (reason, "cancelled"):
+            news = outcome.reason != reason or peer.standing != peer.noted
+            if news and outcome.reason != "cancelled":
                 yield _standing_note(peer, outcome.reason)
             reason = outcome.reason
             yield from _probe_if_stale(worker, peer, outcome)
-        tries = tries + 1 if reason else 0
-        if (yield Sleep(_watch_pause_s(worker, tries))):
+        pause_s = min(retry_s, longest_s) if reason else longest_s
+        retry_s = 2 * retry_s if reason else FIRST_RETRY_S
+        if (yield Sleep(pause_s)):
             return
-
-
-def _watch_pause_s(worker: Rounds, tries: int) -> float:
-    pause_s = worker.spec.pull.status_s or IDLE_WATCH_S
-    return min(pause_s, FIRST_RETRY_S * 2.0**tries) if tries else pause_s
 
 
 def _greet(worker: Rounds, peer: Peer) -> Story:
@@ -155,18 +159,25 @@ def _greet(worker: Rounds, peer: Peer) -> Story:
     hello = protocol.Hello(0, spec.name, spec.model, spec.histogram, spec.samples)
     outcome: Outcome = yield Request(peer.name, hello, timeout_s=spec.pull.stall_s)
     welcome = outcome.reply
-    if isinstance(welcome, protocol.Welcome):
+    answered = isinstance(welcome, protocol.Welcome)
+    if isinstance(welcome, protocol.Welcome) and _fits(welcome, hello, peer):
         peer.believe_histogram(welcome.histogram, len(spec.histogram))
         peer.progress = None
         peer.time_round_trip(outcome)
         if peer.standing == "incompatible":
             peer.standing = "away"
         peer.answered(outcome.now)
-    elif outcome.reason in ("unsupported", "refused"):
+    elif answered or outcome.reason in ("unsupported", "refused"):
         peer.standing = "incompatible"
     else:
         peer.missed()
     return outcome
+
+
+def _fits(welcome: protocol.Welcome, hello: protocol.Hello, peer: Peer) -> bool:
+    """Whether it is who we think at this address, and trains what we train."""
+    theirs = (welcome.v, welcome.model, welcome.name)
+    return theirs == (hello.v, hello.model, peer.name)
 
 
 def _ask_status(worker: Rounds, peer: Peer) -> Story:
@@ -190,9 +201,10 @@ def _probe_if_stale(worker: Rounds, peer: Peer, answer: Outcome) -> Story:
     """Else a peer that is never chosen would never be measured again."""
     patience_s = STALE_S * worker.jitter.between(1.0, 1.5)
     measured_s = peer.bandwidth.measured_s
-    unmeasured_s = answer.now - (worker.began_s if measured_s is None else measured_s)
-    if answer.reason or unmeasured_s < patience_s:
+    since_s = max(worker.began_s if measured_s is None else measured_s, peer.probed_s)
+    if answer.reason or answer.now - since_s < patience_s:
         return
+    peer.probed_s = answer.now
     half_second_bytes = int(peer.bandwidth.value_Bps * 0.5)
     probe = protocol.Probe(0, min(PROBE_BYTES, max(PROBE_LEAST_BYTES, half_second_bytes)))
     outcome: Outcome = yield Request(peer.name, probe, timeout_s=worker.spec.pull.round_s)
@@ -204,7 +216,8 @@ def _measure(worker: Rounds, peer: Peer, outcome: Outcome, moved_bytes: int) -> 
     if moved_bytes <= 0:
         return
     wait_s = outcome.layers[0].wait_s if outcome.layers else 0.0
-    start_s = min(outcome.start_s + peer.round_trip_s() + wait_s, outcome.last_byte_s)
+    least_s = LEAST_SHARE * (outcome.last_byte_s - outcome.start_s)
+    start_s = min(outcome.start_s + peer.round_trip_s() + wait_s, outcome.last_byte_s - least_s)
     peer.bandwidth.observe(start_s, outcome.last_byte_s, moved_bytes, outcome.sharers)
     worker.downlink.observe(start_s, outcome.last_byte_s, moved_bytes)
 
@@ -213,8 +226,7 @@ def _judge(worker: Rounds, peer: Peer, receipt: Receipt) -> Story:
     """What the pull says about the peer."""
     if not receipt.missing():
         peer.delivered(receipt.ended_s)
-        if receipt.progress_known:
-            peer.believe_progress(receipt.progress, len(worker.spec.layers))
+        peer.believe_progress(receipt.progress, len(worker.spec.layers))
     elif receipt.reason != "cancelled":
         peer.failed_pull(receipt.ended_s)
         yield _standing_note(peer, f"pull {receipt.reason}")
@@ -230,6 +242,7 @@ def _strike(worker: Rounds, receipts: list[Receipt], on_mixing: tuple[LayerRefus
 
 
 def _standing_note(peer: Peer, why: str) -> Note:
+    peer.noted = peer.standing
     return Note("peer", {"peer": peer.name, "standing": peer.standing, "why": why})
 
 
@@ -244,9 +257,7 @@ def _beliefs(view: View) -> dict[str, object]:
     }
 
 
-def _report(
-    number: int, receipts: list[Receipt], taken: UpdateTaken | None
-) -> dict[str, object]:
+def _report(number: int, receipts: list[Receipt], taken: UpdateTaken | None) -> dict[str, object]:
     """Conservation: planned = applied + refused by reason + timed out + cancelled."""
     ends: dict[str, int] = {}
     for receipt in receipts:

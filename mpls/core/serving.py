@@ -8,6 +8,7 @@ immutable, numbered, and kept alive by being referenced here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Protocol, Union
 
 from mpls.core import protocol
@@ -77,9 +78,9 @@ class Serving:
         snapshot: Snapshot,
         condition: Condition,
         now: float,
-    ) -> Reply | Transfer | None:
-        """The reply to one request, or None where none is due. An asker that has not said hello
-        is refused everything else."""
+    ) -> Reply | Transfer:
+        """The reply to one request. An asker that has not said hello is refused everything else,
+        and so is one whose last hello was refused."""
         if isinstance(request, protocol.Hello):
             return self._welcome(asker, request)
         if isinstance(request, protocol.Ping):
@@ -103,18 +104,25 @@ class Serving:
         return protocol.Error(request.id, "unsupported", f"{type(request).__name__} is no request")
 
     def progress_for(self, asker: str, snapshot: Snapshot) -> Vector | None:
-        """g since the asker's last successful pull; None before the first."""
+        """g since the asker's last successful pull; None before the first, and when the weights
+        have grown beyond what can be squared: the protocol has no infinity."""
         reference = self._references.get(asker)
         if reference is None:
             return None
         if isinstance(reference, tuple):
-            return tuple(new - old for new, old in zip(snapshot.path, reference))
-        return snapshot.squared_distance(reference)
+            progress = tuple(new - old for new, old in zip(snapshot.path, reference))
+        else:
+            progress = snapshot.squared_distance(reference)
+        return progress if all(map(isfinite, progress)) else None
 
     def confirm(self, asker: str, snapshot: Snapshot) -> None:
         """The asker has all that it pulled of this snapshot: its t' advances."""
         self._references[asker] = snapshot.path if self.progress_mode == "path" else snapshot
         self._resumable.pop(asker, None)
+
+    def part(self, asker: str) -> None:
+        """The asker's connection is gone; on a new one it has to say hello again."""
+        self._greeted.discard(asker)
 
     def expire(self, now: float) -> None:
         """Let go of snapshots that nobody came back for."""
@@ -124,6 +132,7 @@ class Serving:
 
     def _welcome(self, asker: str, hello: protocol.Hello) -> protocol.Welcome | protocol.Error:
         spec = self._spec
+        self._greeted.discard(asker)
         if hello.v != protocol.PROTOCOL_VERSION:
             text = f"you speak protocol {hello.v}, I speak {protocol.PROTOCOL_VERSION}"
             return protocol.Error(hello.id, "unsupported", text)
@@ -142,8 +151,8 @@ class Serving:
         if unknown:
             return protocol.Error(pull.id, "unknown-layer", f"no layer {unknown[0]}")
         layers = tuple((layer, self._layer_bytes[layer]) for layer in pull.layers)
-        if pull.offset > layers[0][1]:
-            text = f"offset {pull.offset} is beyond the {layers[0][1]} bytes of {layers[0][0]}"
+        if pull.offset and pull.offset >= layers[0][1]:
+            text = f"offset {pull.offset} is not within the {layers[0][1]} bytes of {layers[0][0]}"
             return protocol.Error(pull.id, "bad-request", text)
         snapshot = self._version(asker, pull.version, latest)
         if snapshot is None:

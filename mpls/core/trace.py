@@ -91,7 +91,7 @@ def parse(line: str, place: str) -> Record:
         record = json.loads(line)
         if isinstance(record, dict) and isinstance(record["kind"], str):
             return record
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, RecursionError):
         record = None
     raise BadInput(f"{place}: not a trace record")
 

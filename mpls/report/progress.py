@@ -1,4 +1,4 @@
-"""What a worker's trace says about it, record by record: the live table and the summary read this."""
+"""What a worker's trace says about it, record by record, for the live table and the summary."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ class WorkerProgress:
     in_Bps: float = 0.0
     out_Bps: float = 0.0
     staleness: float | None = None
+    """Rounds that the copies of the last mixing were behind this worker, on average."""
     plan: str = ""
     pulls_ok: int = 0
     pulls_failed: int = 0
@@ -90,7 +91,8 @@ class WorkerProgress:
         lags = {int(lag): count for lag, count in record["staleness"].items()}
         copies = sum(lags.values())
         if copies:
-            self.staleness = sum(lag * count for lag, count in lags.items()) / copies
+            # A peer that is ahead of this worker is not stale.
+            self.staleness = sum(max(0, lag) * count for lag, count in lags.items()) / copies
 
     def _plan(self, record: Record) -> None:
         chosen = ((peer, layers) for peer, layers in record["assignment"].items() if layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from rich.table import Table
 
@@ -14,10 +14,9 @@ _STATE_STYLES = {"running": "green", "draining": "cyan", "stopped": "dim", "fail
 
 def live_table(workers: Sequence[WorkerProgress], rounds: int, title: str) -> Table:
     """One row for each worker, as its trace says now."""
-    table = Table(title=title, title_justify="left", expand=False)
-    for heading in ("worker", "state", "round", "loss", "accuracy", "local", "in", "out", "stale"):
-        table.add_column(heading, no_wrap=True, justify="left" if heading == "worker" else "right")
-    table.add_column("last plan", overflow="ellipsis", no_wrap=True, max_width=44)
+    headings = ("state", "round", "loss", "accuracy", "local", "in MB/s", "out MB/s", "stale")
+    table = _table(title, headings)
+    table.add_column("last plan", overflow="ellipsis", no_wrap=True)
     for worker in workers:
         table.add_row(
             worker.name,
@@ -26,8 +25,8 @@ def live_table(workers: Sequence[WorkerProgress], rounds: int, title: str) -> Ta
             _number(worker.loss, ".3f"),
             _number(worker.test_accuracy, ".3f"),
             _number(worker.local_accuracy, ".3f"),
-            f"{worker.in_Bps / 1e6:.1f} MB/s",
-            f"{worker.out_Bps / 1e6:.1f} MB/s",
+            f"{worker.in_Bps / 1e6:.1f}",
+            f"{worker.out_Bps / 1e6:.1f}",
             _number(worker.staleness, ".1f"),
             worker.plan,
         )
@@ -37,7 +36,7 @@ def live_table(workers: Sequence[WorkerProgress], rounds: int, title: str) -> Ta
 def progress_line(worker: WorkerProgress, rounds: int) -> str:
     """One evaluation of one worker, for output that is piped."""
     return (
-        f"{worker.name} round {worker.round}/{rounds}"
+        f"{worker.name} round {worker.mixed_round}/{rounds}"
         f" loss {_number(worker.loss, '.3f')}"
         f" accuracy {_number(worker.test_accuracy, '.3f')}"
         f" local {_number(worker.local_accuracy, '.3f')}"
@@ -54,13 +53,19 @@ def summary_table(summary: dict[str, Any]) -> Table:
         f"{summary['strategy']}: {summary['status']} after {summary['seconds']:.1f} s,"
         f" consensus distance {distance}"
     )
-    table = Table(title=title, title_justify="left")
-    headings = ("worker", "rounds", "steps", "accuracy", "local", "worst", "in MB", "out MB")
-    for heading in (*headings, "pulls", "failed", "exit"):
-        justify: Literal["left", "right"] = "left" if heading == "worker" else "right"
-        table.add_column(heading, justify=justify, no_wrap=True)
+    measured = ("rounds", "steps", "accuracy", "local", "worst class")
+    table = _table(title, (*measured, "in MB", "out MB", "pulls", "failed", "exit"))
     for worker in summary["workers"]:
         table.add_row(*_summary_row(worker))
+    return table
+
+
+def _table(title: str, headings: Sequence[str]) -> Table:
+    """Narrow enough for 80 columns: a column of names, and columns of numbers."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("worker", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True, justify="right")
     return table
 
 

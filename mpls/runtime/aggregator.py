@@ -13,7 +13,6 @@ from mpls.core.messages import (
     Drained,
     Event,
     PublishUpdate,
-
     SendRequest,
     Ticked,
 )
@@ -23,7 +22,6 @@ from mpls.runtime.journal import Clock, Journal
 from mpls.runtime.mailbox import Bell, Handover
 from mpls.runtime.transport import Transport
 from mpls.runtime.updates import LayerUpdate, add_up
-
 
 TELL_PERIODS = 1.5
 """Status periods that a finished worker stays at least, so that its peers hear of it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -72,18 +73,20 @@ class Bell(Generic[T]):
         self._read_fd, self._write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
         os.set_blocking(self._write_fd, False)
+        self._open = True
+        self._closing = threading.Lock()
 
     def fileno(self) -> int:
         """To be polled for reading."""
         return self._read_fd
 
     def post(self, item: T) -> None:
-        """Queue an item and wake the owner; from any thread."""
+        """Queue an item and wake the owner; from any thread. Once closed nothing is heard."""
         self._items.append(item)
-        try:
-            os.write(self._write_fd, b"!")
-        except BlockingIOError:
-            return  # the pipe is full of wake-ups already
+        # The number of a closed pipe is soon that of another file, which must not be written to.
+        with self._closing, suppress(BlockingIOError):  # a full pipe has wake-ups enough
+            if self._open:
+                os.write(self._write_fd, b"!")
 
     def collect(self) -> list[T]:
         """All that was posted, in order; for the owner only."""
@@ -95,5 +98,7 @@ class Bell(Generic[T]):
 
     def close(self) -> None:
         """Give the pipe back."""
-        os.close(self._read_fd)
-        os.close(self._write_fd)
+        with self._closing:
+            self._open = False
+            os.close(self._read_fd)
+            os.close(self._write_fd)

@@ -157,14 +157,12 @@ class Server(OwnedByThread):
                 route, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            client = self._clients.setdefault(route, _Client(route))
+            client = self._clients.get(route) or _Client(route)
             try:
                 request = decode(frames)
-                if isinstance(request, protocol.Hello):
-                    self._meet(client, request)
+                self._handle(client, request)
                 kind = type(request).__name__.lower()
                 self.received.count(client.name, kind, sum(map(len, frames)))
-                self._handle(client, request)
             except ProtocolError as error:
                 self.refusals[error.kind] = self.refusals.get(error.kind, 0) + 1
                 self._post(client, refusal(error))
@@ -174,9 +172,10 @@ class Server(OwnedByThread):
             self._steer(client, request)
             return
         now = self._clock.now()
-        reply = self._serving.answer(
-            client.name, request, self._store.latest(), self._condition(), now
-        )
+        asker = request.name if isinstance(request, protocol.Hello) else client.name
+        reply = self._serving.answer(asker, request, self._store.latest(), self._condition(), now)
+        if isinstance(reply, protocol.Welcome):
+            self._meet(client, asker)
         if isinstance(reply, (Transfer, protocol.ProbeData)) and client.is_full():
             self._post(client, protocol.Error(request.id, "busy", f"{PULLS_LIMIT} at a time"))
         elif isinstance(reply, Transfer):
@@ -184,16 +183,18 @@ class Server(OwnedByThread):
             client.sendings.append(_Sending(reply, reply.snapshot, now))
         elif isinstance(reply, protocol.ProbeData):
             client.probes.append(reply)
-        elif reply is not None:
+        else:
             self._post(client, reply)
 
-    def _meet(self, client: _Client, hello: protocol.Hello) -> None:
+    def _meet(self, client: _Client, name: str) -> None:
         """In plaintext a peer is whoever it says it is. One that says hello on a new connection
-        has left the old one, whose pulls nobody reads any more."""
-        client.name = hello.name
+        has left the old one, whose pulls nobody reads any more. Nobody else is remembered, so
+        there are never more clients than peers."""
         for route, other in list(self._clients.items()):
-            if other is not client and other.name == hello.name:
+            if other is not client and other.name == name:
                 del self._clients[route]
+        client.name = name
+        self._clients[client.route] = client
 
     def _steer(self, client: _Client, request: protocol.Credit | protocol.Cancel) -> None:
         """Credit and cancel concern a pull under way; one that has ended is none of their business."""
@@ -213,9 +214,11 @@ class Server(OwnedByThread):
     # --- replies ---
 
     def _pump(self, client: _Client) -> None:
-        """Send what is due, and put the next chunk on the link."""
+        """Send what is due, and put the next chunk on the link: it begins when the one before had
+        left, however late that was noticed."""
+        begins_s = self._clock.now()
         while True:
-            if client.leaving is None and not self._load(client):
+            if client.leaving is None and not self._load(client, begins_s):
                 return
             assert client.leaving is not None
             if client.leaving.leaves_s > self._clock.now():
@@ -223,13 +226,14 @@ class Server(OwnedByThread):
             if not self._send(client, client.leaving.frames, client.leaving.kind):
                 client.leaving.leaves_s = self._clock.now() + RETRY_S
                 return
+            begins_s = client.leaving.leaves_s
             client.leaving = None
 
-    def _load(self, client: _Client) -> bool:
+    def _load(self, client: _Client, begins_s: float) -> bool:
         """Put a probe or the next chunk of one of the client's pulls, each in turn, on the link."""
         if client.probes:
             probe = client.probes.popleft()
-            _, leaves_s = self._pacing.carry(client.name, self._clock.now(), len(probe.data))
+            _, leaves_s = self._pacing.carry(client.name, begins_s, len(probe.data))
             client.leaving = _Leaving(encode(probe), "probedata", leaves_s)
             return True
         for _ in range(len(client.sendings)):
@@ -237,13 +241,15 @@ class Server(OwnedByThread):
             client.sendings.rotate(-1)
             plan = sending.outgoing.next_chunk()
             if plan is not None:
-                client.leaving = self._cut(client, sending, plan)
+                client.leaving = self._cut(client, sending, plan, begins_s)
                 return True
         return False
 
-    def _cut(self, client: _Client, sending: _Sending, plan: ChunkPlan) -> _Leaving:
-        now = self._clock.now()
-        begins_s, leaves_s = self._pacing.carry(client.name, now, plan.length)
+    def _cut(
+        self, client: _Client, sending: _Sending, plan: ChunkPlan, begins_s: float
+    ) -> _Leaving:
+        begins_s = max(begins_s, sending.came_s)
+        begins_s, leaves_s = self._pacing.carry(client.name, begins_s, plan.length)
         if sending.wait_s is None:
             sending.wait_s = begins_s - sending.came_s
         snapshot = sending.snapshot

@@ -44,7 +44,8 @@ class SnapshotPool:
         except IndexError:
             buffer = np.empty(self._size, self._dtype)
             self.made += 1
-        view = buffer.view()
+        # Not buffer.view(): what is cut from that refers to the buffer, and no longer to the view.
+        view: FloatArray = np.frombuffer(buffer.data, self._dtype)
         weakref.finalize(view, self._free.append, buffer).atexit = False
         return view
 
@@ -84,7 +85,9 @@ class Snapshot:
     def squared_distance(self, older: Snapshot) -> Vector:
         """Eq. 5 for each layer: squared L2 norm of what changed since `older`."""
         if older.version not in self._distances:
-            self._distances = {older.version: _squared_distances(self.flat, older.flat, self._spans)}
+            self._distances = {
+                older.version: _squared_distances(self.flat, older.flat, self._spans)
+            }
         return self._distances[older.version]
 
 

@@ -1,4 +1,4 @@
-"""The training thread: the sole owner of the model. It does what the pacing story says, turn by turn.
+"""The training thread, sole owner of the model: it does what the pacing story says, turn by turn.
 
 Updates are mixed into the *current* weights between two local steps, so no local step is ever lost
 or overwritten; everybody else sees only the snapshots that it publishes.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 from mpls.core.messages import Event, RoundDue, UpdateTaken
@@ -25,7 +26,7 @@ from mpls.core.pacing import (
 from mpls.core.serving import Condition
 from mpls.core.settings import PaceSettings
 from mpls.model.data import Dataset
-from mpls.model.training import Learner
+from mpls.model.training import Diverged, Learner
 from mpls.runtime.journal import Clock, Journal
 from mpls.runtime.mailbox import Handover, Slot
 from mpls.runtime.snapshots import SnapshotStore
@@ -101,13 +102,19 @@ class Trainer:
 
     def _train(self, turn: Train) -> None:
         start_s, first_step = self._clock.now(), self.learner.steps
-        for _ in range(turn.steps):
-            if self._stopping:
-                raise Stopped
-            if turn.until_update and self._update.waiting():
-                break
-            self.learner.step()
-        end_s, steps = self._clock.now(), self.learner.steps - first_step
+        try:
+            for done in range(turn.steps):
+                if self._stopping:
+                    raise Stopped
+                if turn.until_update and done and self._update.waiting():
+                    break
+                self.learner.step()
+        finally:
+            self._note_pass(start_s, self.learner.steps - first_step)
+
+    def _note_pass(self, start_s: float, steps: int) -> None:
+        """The steps that were done count, however the pass ended."""
+        end_s = self._clock.now()
         if steps == 0:
             return
         self._step_s = (end_s - start_s) / steps
@@ -164,6 +171,10 @@ class Trainer:
     def _evaluate(self, turn: Evaluate) -> None:
         start_s = self._clock.now()
         result = self.learner.evaluate(self._dataset.test_images, self._dataset.test_labels)
+        if not isfinite(result.loss):
+            raise Diverged(
+                f"the test loss was {result.loss} in round {turn.round}; try a smaller lr"
+            )
         self._journal.note(
             "eval",
             self._clock.now(),

@@ -21,8 +21,8 @@ class LayerUpdate:
     round: int
     sums: dict[str, LayerSum] = field(default_factory=dict)
     refused: tuple[LayerRefused, ...] = ()
-    peer_rounds: tuple[int, ...] = ()
-    """Round of the snapshot that each copy came from, for the staleness."""
+    peer_rounds: list[int] = field(default_factory=list)
+    """Round of the snapshot that each copy came from, but for the refused ones: the staleness."""
     buffers: list[Buffer] = field(default_factory=list)
     """To be given back once mixed."""
 
@@ -36,7 +36,7 @@ def add_up(
 ) -> LayerUpdate:
     """Add the copies in the order of the plan, whatever order they came in, so that the sum's last
     bits do not depend on the network. A copy with a value that is not finite is refused."""
-    update = LayerUpdate(round_number, peer_rounds=tuple(source.round for source in sources))
+    update = LayerUpdate(round_number)
     refused: list[LayerRefused] = []
     limits = _norm_limits(sources, own_layer, norm_clip)
     for source in sources:
@@ -47,7 +47,9 @@ def add_up(
             own = own_layer(source.layer)
             # The first copy's buffer is ours, so the sum can grow in place.
             layer_sum = update.sums[source.layer] = LayerSum(own.dtype, buffer.view(own.dtype))
-        if not layer_sum.add(buffer, limits.get(source.layer, np.inf)):
+        if layer_sum.add(buffer, limits.get(source.layer, np.inf)):
+            update.peer_rounds.append(source.round)
+        else:
             refused.append(LayerRefused(source.request_id, source.layer, "not-finite"))
     update.refused = tuple(refused)
     return update

@@ -1,7 +1,7 @@
 """One worker: its three threads, its lifecycle, and how it ends.
 
-Initializing -> Ready (bound) -> Running (training and aggregating) -> Draining (its rounds are done,
-it serves those who still train) -> Stopped, or Failed with a reason. Every state is in the trace.
+Initializing -> Ready (bound) -> Running (training and aggregating) -> Draining (its rounds are
+done, it serves those who still train) -> Stopped, or Failed with a reason. All are in the trace.
 """
 
 from __future__ import annotations
@@ -97,9 +97,7 @@ class Worker:
         config = self._config
         torch.set_num_threads(config.training.threads)
         dataset = load(config.data.dataset, config.data.root)
-        shards = partition(
-            dataset.train_labels, len(config.workers), **config.partition_settings()
-        )
+        shards = partition(dataset.train_labels, len(config.workers), **config.partition_settings())
         table = label_table(dataset.train_labels, shards, dataset.classes)
         module = nets.build(
             config.model.name, dataset.input_shape, dataset.classes, config.cluster.seed

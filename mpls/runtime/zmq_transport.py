@@ -23,12 +23,12 @@ from mpls.core.messages import (
 from mpls.errors import ProtocolError
 from mpls.runtime.journal import Meter
 from mpls.runtime.sockets import OwnedByThread, dealer
-from mpls.wire import Buffer, BufferPool, Incoming, decode, encode
+from mpls.wire import Accepted, Buffer, BufferPool, Incoming, decode, encode
 from mpls.wire import LayerArrived as Arrived
 
 MESSAGES_PER_TURN = 64
 """After so many messages of one peer the others have their turn."""
-_WATCHED = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 
 
 class ZmqTransport(OwnedByThread):
@@ -45,7 +45,7 @@ class ZmqTransport(OwnedByThread):
         """Messages that no live request waits for, or that break the protocol."""
         self._addresses = addresses
         self._layer_bytes = layer_bytes
-        self._report_s = stall_s / 2
+        self.report_s = stall_s / 2
         self._pool = BufferPool()
         self._arrived: dict[tuple[int, str], Buffer] = {}
 
@@ -141,13 +141,19 @@ class _Channel:
         self.monitor = socket.get_monitor_socket(_WATCHED)
         self._transport = transport
         self._peer = peer
+        self._connected = False
         self._waiting: dict[int, Incoming | _Probing | None] = {}
         self._last_pull: Incoming | None = None
+        self._reported_s: dict[int, float] = {}
+        """Request -> when the Conductor last heard of its bytes."""
         self._unreported: dict[int, float] = {}
-        """Request -> when its progress is to be reported at the latest."""
+        """Request -> when it is to hear of those that came since."""
 
     def request(self, message: protocol.Message) -> list[Event]:
-        """Send it, or say that the peer cannot be reached now."""
+        """Send it, or say that the peer cannot be reached now, or that what is to be resumed is not
+        here."""
+        if isinstance(message, protocol.Pull) and not self._can_continue(message):
+            return [RequestFailed(message.id, "gone")]
         if not self._send(message):
             return [RequestFailed(message.id, "unreachable")]
         if isinstance(message, protocol.Pull):
@@ -174,14 +180,24 @@ class _Channel:
         return events
 
     def read_monitor(self) -> list[Event]:
-        """The connection was lost: nothing in flight will be answered."""
-        recv_monitor_message(self.monitor, zmq.NOBLOCK)
+        """Follow whether there is a connection. When it is lost, nothing in flight will be
+        answered."""
+        events: list[Event] = []
+        while self.monitor.poll(0):
+            happened = recv_monitor_message(self.monitor)["event"]
+            self._connected = happened == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            if not self._connected:
+                events += self._fail_all()
+        return events
+
+    def _fail_all(self) -> list[Event]:
         events: list[Event] = [
             RequestFailed(request_id, "disconnected", *_position(waiting))
             for request_id, waiting in self._waiting.items()
         ]
         self._waiting.clear()
         self._unreported.clear()
+        self._reported_s.clear()
         return events
 
     def report_due_s(self) -> float:
@@ -198,6 +214,10 @@ class _Channel:
         self.socket.close(0)
 
     def _send(self, message: protocol.Message) -> bool:
+        """Whether it is on its way. For a moment after a loss ZeroMQ would still accept a message,
+        and lose it."""
+        if not self._connected:
+            return False
         frames = encode(message)
         try:
             self.socket.send_multipart(frames, zmq.NOBLOCK)
@@ -206,6 +226,10 @@ class _Channel:
         kind = type(message).__name__.lower()
         self._transport.sent.count(self._peer, kind, sum(map(len, frames)))
         return True
+
+    def _can_continue(self, pull: protocol.Pull) -> bool:
+        last = self._last_pull
+        return pull.offset == 0 or (last is not None and last.can_resume(pull))
 
     def _incoming(self, pull: protocol.Pull) -> Incoming:
         if pull.offset == 0 or self._last_pull is None:
@@ -233,8 +257,10 @@ class _Channel:
         if isinstance(message, protocol.Chunk) and isinstance(waiting, Incoming):
             return self._chunk(message, waiting)
         if isinstance(message, protocol.ProbeData) and isinstance(waiting, _Probing):
-            waiting.received_bytes += len(message.data)
-            return [self._report(message.id)]
+            waiting.received_bytes = len(message.data)
+            report = self._report(message.id)
+            self._forget(message.id)
+            return [report]
         answers = isinstance(message, (protocol.Welcome, protocol.StatusOk)) and waiting is None
         if answers or isinstance(message, protocol.Error):
             self._forget(message.id)
@@ -245,19 +271,23 @@ class _Channel:
         accepted = pull.accept(chunk)
         if accepted.credit_bytes:
             self._send(protocol.Credit(chunk.id, accepted.credit_bytes))
-        due_s = self._unreported.setdefault(
-            chunk.id, time.monotonic() + self._transport._report_s
-        )
-        events: list[Event] = []
-        if due_s <= time.monotonic():
-            events.append(self._report(chunk.id))
-        if isinstance(accepted.layer, Arrived):
-            events.append(self._transport.keep(chunk.id, accepted.layer))
-        elif accepted.layer is not None:
-            events.append(LayerRefused(chunk.id, accepted.layer.layer, accepted.layer.reason))
+        event = self._layer_or_progress(chunk.id, accepted)
         if pull.ended:
             self._end_pull(chunk.id, pull)
-        return events
+        return [event] if event else []
+
+    def _layer_or_progress(self, request_id: int, accepted: Accepted) -> Event | None:
+        """The first bytes of a pull are told at once, later ones every half stall_s; a layer tells
+        of its bytes itself."""
+        now, layer = time.monotonic(), accepted.layer
+        if layer is None:
+            last_s = self._reported_s.get(request_id, -inf)
+            due_s = self._unreported.setdefault(request_id, last_s + self._transport.report_s)
+            return self._report(request_id) if due_s <= now else None
+        self._reported_s[request_id] = now
+        if isinstance(layer, Arrived):
+            return self._transport.keep(request_id, layer)
+        return LayerRefused(request_id, layer.layer, layer.reason)
 
     def _end_pull(self, request_id: int, pull: Incoming) -> None:
         self._forget(request_id)
@@ -266,6 +296,7 @@ class _Channel:
 
     def _report(self, request_id: int) -> Progress:
         self._unreported.pop(request_id, None)
+        self._reported_s[request_id] = time.monotonic()
         return Progress(request_id, *_position(self._waiting.get(request_id)))
 
     def _broken(self, error: ProtocolError) -> list[Event]:
@@ -280,6 +311,7 @@ class _Channel:
     def _forget(self, request_id: int) -> None:
         self._waiting.pop(request_id, None)
         self._unreported.pop(request_id, None)
+        self._reported_s.pop(request_id, None)
 
 
 def _position(waiting: Incoming | _Probing | None) -> tuple[int, int]:
@@ -287,5 +319,3 @@ def _position(waiting: Incoming | _Probing | None) -> tuple[int, int]:
     if waiting is None or not waiting.version:
         return 0, 0
     return waiting.received_bytes, waiting.version
-
-

@@ -35,6 +35,8 @@ class _Stage:
 
     def __init__(self) -> None:
         self.conductor: Conductor
+        self.asked: dict[int, str] = {}
+        """Request -> peer."""
 
     def lines(self, script: list[str]) -> Iterator[str]:
         for line in script:
@@ -53,14 +55,21 @@ class _Stage:
         if what == "start":
             commands = self.conductor.start(now)
         else:
-            commands = self.conductor.handle(_EVENTS[what](args, _fields(args)), now)
-        return (f"  {_text(command)}" for command in commands)
+            fields = _fields(args)
+            fields["peer"] = self.asked.get(int(args[0]), "") if what == "welcome" else ""
+            commands = self.conductor.handle(_EVENTS[what](args, fields), now)
+        return (f"  {self._told(command)}" for command in commands)
+
+    def _told(self, command: messages.Command) -> str:
+        if isinstance(command, messages.SendRequest):
+            self.asked[command.message.id] = command.peer
+        return _text(command)
 
     def _wait(self, until_s: float) -> Iterator[str]:
         """Tick at every deadline up to then, each with its time."""
         while (due_s := self.conductor.deadline()) <= until_s:
             for command in self.conductor.handle(messages.Ticked(), due_s):
-                yield f"  {due_s:.3f} {_text(command)}"
+                yield f"  {due_s:.3f} {self._told(command)}"
 
 
 def _spec(fields: dict[str, str]) -> WorkerSpec:
@@ -88,7 +97,7 @@ def _vector(text: str | None) -> tuple[float, ...] | None:
 
 def _welcome(args: list[str], fields: dict[str, str]) -> messages.Event:
     histogram = _vector(fields.get("labels", "0.5,0.5")) or ()
-    return messages.Replied(protocol.Welcome(int(args[0]), "peer", "m", histogram, 100))
+    return messages.Replied(protocol.Welcome(int(args[0]), fields["peer"], "m", histogram, 100))
 
 
 def _status(args: list[str], fields: dict[str, str]) -> messages.Event:

@@ -65,7 +65,7 @@ class ToyFederation:
             self.records.append(json.loads(json.dumps(command_record(command, now))))
             if isinstance(command, SendRequest):
                 self.sent.append(command)
-                self._answer(command.message, now)
+                self._answer(command.peer, command.message, now)
             elif isinstance(command, PublishUpdate):
                 self._take(command, now)
             elif isinstance(command, RecordNote):
@@ -88,7 +88,7 @@ class ToyFederation:
             self._pushed += 1
             heapq.heappush(self._queue, (when_s, self._pushed, event))
 
-    def _answer(self, message: Any, now: float) -> None:
+    def _answer(self, peer: str, message: Any, now: float) -> None:
         fate = self._draw.pick(FATES)
         if fate == "silence":
             return
@@ -99,11 +99,11 @@ class ToyFederation:
         elif isinstance(message, protocol.Pull):
             self._serve(message, now + delay_s, fate)
         else:
-            self._push(now + delay_s, messages.Replied(self._reply(message)))
+            self._push(now + delay_s, messages.Replied(self._reply(peer, message)))
 
-    def _reply(self, message: Any) -> Any:
+    def _reply(self, peer: str, message: Any) -> Any:
         if isinstance(message, protocol.Hello):
-            return protocol.Welcome(message.id, "peer", "m", (0.25, 0.75), 10)
+            return protocol.Welcome(message.id, peer, "m", (0.25, 0.75), 10)
         progress = tuple(self._draw.uniforms(len(self.spec.layers)).tolist())
         return protocol.StatusOk(message.id, "running", self._draw.below(9), 1, progress, 0.001)
 

@@ -1,0 +1,225 @@
+"""`mpls run`: all workers of a cluster on this machine, watched while they run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from mpls.report.progress import WorkerProgress
+    from mpls.runtime.federation import Federation
+
+LOOK_S = 0.25
+"""How often traces are read and processes looked after."""
+PIPED_COLUMNS = 160
+
+
+@click.command("run")
+@click.argument("cluster", type=click.Path(path_type=Path), required=False)
+@click.option("--strategy", help="Instead of the file's [mpls] strategy.")
+@click.option("--transport", help="Instead of the file's [network] transport.")
+@click.option("--rounds", type=int, help="Instead of the file's [training] rounds.")
+@click.option("--seed", type=int, help="Instead of the file's [cluster] seed.")
+@click.option("--out", help="Folder for runs, instead of the file's [cluster] out.")
+@click.option("--json", "as_json", is_flag=True, help="Print only the summary, as JSON.")
+def command(cluster: Path | None, as_json: bool, **overrides: Any) -> None:
+    """Run all workers of CLUSTER on this machine, one process each.
+
+    Without a file: three workers in a ring on the embedded digits. In a terminal a live table
+    shows what happens; piped, each evaluation is a line. Ctrl-C drains and writes the summary; a
+    second Ctrl-C kills.
+
+    \b
+    Examples:
+      mpls run
+      mpls run configs/local.toml --strategy local --rounds 50
+      mpls run cluster.toml --json | jq .workers[].test_accuracy
+    """
+    from mpls.preflight import prepare
+    from mpls.runtime.federation import Federation, warm_up
+    from mpls.runtime.folders import new_folder
+
+    warm_up()
+    prepared = prepare(cluster, **overrides)
+    for warning in prepared.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    config = prepared.config
+    folder = new_folder(config.cluster.out, config.cluster.name)
+    run = _Run(Federation(config, folder))
+    with _screen(run, quiet=as_json) as show:
+        summary = run.watch(show)
+    _report(summary, folder, as_json)
+    sys.exit(_exit_code(summary))
+
+
+class _Run:
+    """A federation and what its traces say."""
+
+    def __init__(self, federation: Federation) -> None:
+        from mpls.report.progress import TraceFollower, WorkerProgress
+
+        self._federation = federation
+        self.rounds = federation.config.training.rounds
+        names = [worker.name for worker in federation.config.workers]
+        self.workers = [WorkerProgress(name) for name in names]
+        self._followers = [
+            TraceFollower(federation.folder / f"{name}.trace.jsonl") for name in names
+        ]
+
+    @property
+    def title(self) -> str:
+        """Above the live table."""
+        config = self._federation.config
+        return f"{config.mpls.strategy} on {config.data.dataset}, {self._federation.folder}"
+
+    def watch(self, show: Callable[[], None]) -> dict[str, Any]:
+        """Start, look on until all have ended, and write the summary."""
+        began_s = time.monotonic()
+        federation = self._federation
+        federation.start()
+        heard = signal.signal(signal.SIGINT, lambda *_: federation.interrupt())
+        signal.signal(signal.SIGTERM, lambda *_: federation.interrupt())
+        try:
+            while federation.wait(LOOK_S):
+                self._follow()
+                show()
+        finally:
+            signal.signal(signal.SIGINT, heard)
+            federation.kill()
+        self._follow()
+        show()
+        return self._summary(time.monotonic() - began_s)
+
+    def _follow(self) -> None:
+        for worker, follower in zip(self.workers, self._followers):
+            for record in follower.new_records():
+                worker.take(record)
+
+    def _summary(self, seconds: float) -> dict[str, Any]:
+        from mpls.report.summary import summarise
+
+        federation = self._federation
+        exits = federation.exits()
+        finished = "interrupted" if federation.interrupted else "completed"
+        summary = summarise(
+            self.workers,
+            exits,
+            federation.folder,
+            status="failed" if any(exits) else finished,
+            strategy=federation.config.mpls.strategy,
+            seconds=seconds,
+        )
+        text = json.dumps(summary, indent=1, allow_nan=False)
+        (federation.folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")
+        return summary
+
+
+class _Quiet:
+    """Shows nothing."""
+
+    def __enter__(self) -> Callable[[], None]:
+        return lambda: None
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+class _Lines:
+    """A line for each state that a worker enters and each evaluation of it."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._told: dict[str, tuple[str, int]] = {}
+
+    def __enter__(self) -> Callable[[], None]:
+        return self._show
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def _show(self) -> None:
+        for worker in self._run.workers:
+            state, evaluated_round = self._told.get(worker.name, ("starting", 0))
+            if worker.mixed_round != evaluated_round:
+                click.echo(_progress_line(worker, self._run.rounds))
+            if worker.state != state:
+                click.echo(f"{worker.name} {worker.state}{_because(worker)}")
+            self._told[worker.name] = (worker.state, worker.mixed_round)
+
+
+class _Table:
+    """The live table, redrawn in place."""
+
+    def __init__(self, run: _Run) -> None:
+        from rich.live import Live
+
+        self._run = run
+        self._live = Live(self._draw(), refresh_per_second=4)
+
+    def __enter__(self) -> Callable[[], None]:
+        self._live.start()
+        return lambda: self._live.update(self._draw())
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def _draw(self) -> Any:
+        from mpls.report.table import live_table
+
+        return live_table(self._run.workers, self._run.rounds, self._run.title)
+
+
+def _screen(run: _Run, quiet: bool) -> _Quiet | _Lines | _Table:
+    if quiet:
+        return _Quiet()
+    return _Table(run) if sys.stdout.isatty() else _Lines(run)
+
+
+def _progress_line(worker: WorkerProgress, rounds: int) -> str:
+    from mpls.report.table import progress_line
+
+    return progress_line(worker, rounds)
+
+
+def _because(worker: WorkerProgress) -> str:
+    return f": {worker.reason}" if worker.reason else ""
+
+
+def _report(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        from rich.console import Console
+
+        from mpls.report.table import summary_table
+
+        # Piped, nobody has a width: lines must not be cut to fit one.
+        console = Console() if sys.stdout.isatty() else Console(width=PIPED_COLUMNS)
+        console.print(summary_table(summary))
+        click.echo(f"{folder}")
+    for worker in summary["workers"]:
+        if worker["exit"]:
+            click.echo(f"error: {_obituary(worker, folder)}", err=True)
+
+
+def _obituary(worker: dict[str, Any], folder: Path) -> str:
+    """Which worker died and why, in a line."""
+    code = worker["exit"]
+    if code < 0:
+        why = f"was killed by {signal.Signals(-code).name} in state {worker['state']}"
+    else:
+        why = f"failed with exit code {code}: {worker['reason'] or 'see its log'}"
+    return f"worker {worker['id']} ({worker['name']}) {why}; log: {folder / worker['name']}.log"
+
+
+def _exit_code(summary: dict[str, Any]) -> int:
+    if summary["status"] == "interrupted":
+        return 130
+    return 1 if summary["status"] == "failed" else 0

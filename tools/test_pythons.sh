@@ -25,5 +25,7 @@ for version in 3.10 3.11 3.12 3.13; do
         touch "$venv/.ready"
     fi
     echo "python $version: core, wire, config and sim without torch"
-    "$venv/bin/python" -m pytest -p no:cacheprovider tests/core tests/wire tests/test_config.py tests/test_units.py
+    "$venv/bin/python" -m pytest -p no:cacheprovider tests/core tests/wire tests/test_config.py \
+        tests/test_config_keys.py tests/test_units.py tests/test_topology.py tests/test_forecast.py \
+        tests/test_architecture.py
 done

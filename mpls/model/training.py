@@ -88,18 +88,25 @@ class Learner:
 
     def step(self) -> None:
         """One minibatch. Raises Diverged if its loss is not finite."""
-        images, labels = next(self._batches)
+        images, labels = self.next_batch()
         self.model.gradient.zero_()
         loss = cross_entropy(self.model.module(images), labels)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise Diverged(
-                f"the training loss was {value} at local step {self.steps + 1}; try a smaller lr"
-            )
+        self.count_step(loss.item())
         loss.backward()  # type: ignore[no-untyped-call]
         self._descend()
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """The images and labels of the next local step; for `step`, and for who does its work."""
+        return next(self._batches)
+
+    def count_step(self, loss: float) -> None:
+        """One more local step had this loss. Raises Diverged if that is not finite."""
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the training loss was {loss} at local step {self.steps + 1}; try a smaller lr"
+            )
         self.steps += 1
-        self._loss_sum += value
+        self._loss_sum += loss
         self._loss_steps += 1
 
     def _descend(self) -> None:

@@ -197,7 +197,7 @@ class Server(OwnedByThread):
         self._clients[client.route] = client
 
     def _steer(self, client: _Client, request: protocol.Credit | protocol.Cancel) -> None:
-        """Credit and cancel concern a pull under way; one that has ended is none of their business."""
+        """Credit and cancel concern a pull under way; for one that has ended they mean nothing."""
         for sending in client.sendings:
             if sending.outgoing.pull.id == request.id:
                 break

@@ -222,7 +222,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
         "line 6: not TOML: Expected '=' after a key in a key/value pair",
     ),
     "a binary file": (bytes(range(256)), "not a text file; a cluster file is TOML in UTF-8"),
-    "an empty file": ("", "the file is empty; configs/local.toml is a complete example"),
+    "an empty file": ("", "the file is empty; `mpls generate` writes a complete one"),
     "a file with no workers": (
         '[cluster]\nname = "alone"\n',
         "there is no [[workers]] table; a cluster needs one for each worker",

@@ -1,5 +1,5 @@
-"""For all tests: property tests try the same examples each time, and no example is timed, since a busy
-machine would make either fail now and then."""
+"""For all tests: property tests try the same examples each time, and no example is timed, since a
+busy machine would make either fail now and then."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from mpls.units import (
     format_bytes,
     format_rate,
     parse_bandwidth,
+    parse_bandwidths,
     parse_bytes,
 )
 
@@ -52,6 +53,28 @@ def test_anything_else_is_refused_with_one_line_that_shows_good_ones(text: str) 
         parse_bandwidth(text)
     assert shown(text) in str(refusal.value)
     assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "specs"),
+    [
+        ("10MB", "10MB"),
+        ("5-10MB, 10-15MB", "5-10MB 10-15MB"),
+        ("5..25MB/5MB", "5MB 10MB 15MB 20MB 25MB"),
+        ("1..2MB/400kB", "1MB 1.4MB 1.8MB"),
+        ("0.1..0.3MB/0.1MB,1GB", "100kB 200kB 300kB 1GB"),
+    ],
+)
+def test_several_bandwidths_are_listed_or_stepped_through(text: str, specs: str) -> None:
+    assert parse_bandwidths(text) == [parse_bandwidth(spec) for spec in specs.split()]
+
+
+@pytest.mark.parametrize(
+    "text", ["25..5MB/5MB", "5..25MB/0MB", "0..5MB/1MB", "1..9999MB/1MB", "5..25MB", "1MB,", ""]
+)
+def test_a_list_of_bandwidths_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="good one"):
+        parse_bandwidths(text)
 
 
 @given(st.floats(1e-3, 1e15), st.floats(1.0, 1e3))

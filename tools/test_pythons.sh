@@ -18,9 +18,8 @@ for version in 3.10 3.11 3.12 3.13; do
     venv=.venvs/$version
     if [ ! -f "$venv/.ready" ] || [ constraints.txt -nt "$venv/.ready" ]; then
         "$python" -m venv "$venv"
-        grep -v '^torch' constraints.txt > "$venv/constraints.txt"
-        "$venv/bin/python" -m pip install -q --disable-pip-version-check -c "$venv/constraints.txt" \
-            numpy msgpack xxhash simpy toml tomli pydantic click rich networkx hypothesis pytest pytest-timeout \
+        grep -v '^torch' constraints.txt > "$venv/requirements.txt"
+        "$venv/bin/python" -m pip install -q --disable-pip-version-check -r "$venv/requirements.txt" \
             2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
         touch "$venv/.ready"
     fi

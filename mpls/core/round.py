@@ -19,10 +19,11 @@ from mpls.core.spec import WorkerSpec
 from mpls.core.strategies import Strategy, make_strategy
 from mpls.core.streams import Stream
 
-FINAL_REASONS = frozenset(
-    {"cancelled", "timed-out", "bad-request", "unsupported", "refused", "unknown-layer"}
-)
+FINAL_REASONS = frozenset({"cancelled", "timed-out", "bad-request", "unsupported", "unknown-layer"})
 """An attempt that ended so is not repeated within the same pull."""
+LOST_REASONS = frozenset({"disconnected", "unreachable", "refused"})
+"""After these the next attempt finds a new connection, if any, which wants a hello first."""
+NEVER_S = float("inf")
 FIRST_RETRY_S = 0.1
 """A peer that does not answer is asked again after this, then twice as long, up to `status_s`."""
 LINGER_S = 10.0
@@ -120,10 +121,13 @@ def pull(worker: Rounds, peer: Peer, layers: tuple[str, ...]) -> Story:
     while receipt.missing() and pauses_s and left_s > pauses_s[0]:
         pause_s = pauses_s[0]
         yield Sleep(pause_s)
-        credit = window_bytes(peer.bandwidth.value_Bps)
-        ask = receipt.next_pull(credit)
-        outcome = yield Request(peer.name, ask, timeout_s=left_s - pause_s)
-        left_s -= pause_s + outcome.seconds
+        left_s -= pause_s
+        if receipt.reason in LOST_REASONS:
+            greeting = yield from _greet(worker, peer, left_s)
+            left_s -= greeting.seconds
+        ask = receipt.next_pull(window_bytes(peer.bandwidth.value_Bps))
+        outcome = yield Request(peer.name, ask, timeout_s=max(0.0, left_s))
+        left_s -= outcome.seconds
         moved_bytes = receipt.take(ask, outcome)
         _measure(worker, peer, outcome, moved_bytes)
         if outcome.request_id:
@@ -154,10 +158,11 @@ def watch(worker: Rounds, peer: Peer) -> Story:
             return
 
 
-def _greet(worker: Rounds, peer: Peer) -> Story:
+def _greet(worker: Rounds, peer: Peer, patience_s: float = NEVER_S) -> Story:
     spec = worker.spec
     hello = protocol.Hello(0, spec.name, spec.model, spec.histogram, spec.samples)
-    outcome: Outcome = yield Request(peer.name, hello, timeout_s=spec.pull.stall_s)
+    timeout_s = max(0.0, min(patience_s, spec.pull.stall_s))
+    outcome: Outcome = yield Request(peer.name, hello, timeout_s)
     welcome = outcome.reply
     answered = isinstance(welcome, protocol.Welcome)
     if isinstance(welcome, protocol.Welcome) and _fits(welcome, hello, peer):

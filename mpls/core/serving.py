@@ -113,7 +113,10 @@ class Serving:
             progress = tuple(new - old for new, old in zip(snapshot.path, reference))
         else:
             progress = snapshot.squared_distance(reference)
-        return progress if all(map(isfinite, progress)) else None
+        if not all(map(isfinite, progress)):
+            return None
+        # Of two pulls at once, the one of the older snapshot may end last.
+        return tuple(max(0.0, g) for g in progress)
 
     def confirm(self, asker: str, snapshot: Snapshot) -> None:
         """The asker has all that it pulled of this snapshot: its t' advances."""

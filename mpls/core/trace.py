@@ -35,7 +35,9 @@ _COMMAND_KINDS: dict[type, str] = {
     CancelRequest: "cancel",
     PublishUpdate: "publish",
 }
-DRIVER_KINDS = frozenset({"header", "start", "state", "pass", "mix", "snapshot", "eval", "served"})
+DRIVER_KINDS = frozenset(
+    {"header", "start", "state", "pass", "mix", "snapshot", "eval", "traffic", "served"}
+)
 """Records that the driver adds; everything else comes from the core."""
 Record = dict[str, Any]
 

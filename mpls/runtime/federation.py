@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import time
 from contextlib import ExitStack
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -29,7 +30,13 @@ def warm_up() -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mpls.runtime.worker"])
-    forkserver.ensure_running()
+    resource_tracker.ensure_running()
+    # Inherited by every worker: else one that is told to end before it can drain would be killed.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Federation:
@@ -39,12 +46,13 @@ class Federation:
         self.folder = folder
         self.interrupted = False
         self._kill_at_s = float("inf")
-        self._listeners = ExitStack()
         self._sockets: list[socket.socket] = []
         self._processes: list[ForkServerProcess] = []
-        self.config = self._listen(config)
         self._file = folder / "cluster.toml"
-        self._file.write_text(dumps(self.config), encoding="utf-8")
+        with ExitStack() as listeners:
+            self.config = self._listen(config, listeners)
+            self._file.write_text(dumps(self.config), encoding="utf-8")
+            self._listeners = listeners.pop_all()
 
     def start(self) -> None:
         """One process for each worker."""
@@ -92,14 +100,12 @@ class Federation:
             process.join()
         return [process.exitcode or 0 for process in self._processes]
 
-    def _listen(self, config: ClusterConfig) -> ClusterConfig:
+    def _listen(self, config: ClusterConfig, listeners: ExitStack) -> ClusterConfig:
         """Bind every worker's address now: a port in use is an error before anything starts, and
         nobody can take a free port away before its worker is up."""
         workers = []
         for worker in config.workers:
-            listener = self._listeners.enter_context(
-                _listener(worker.name, worker.host, worker.port)
-            )
+            listener = listeners.enter_context(_listener(worker.name, worker.host, worker.port))
             self._sockets.append(listener)
             host = worker.address.rpartition(":")[0]
             address = f"{host}:{listener.getsockname()[1]}"
@@ -108,11 +114,11 @@ class Federation:
 
 
 def _listener(name: str, host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        listener.bind((host.strip("[]"), port))
     except OSError as error:
         listener.close()
         raise BadInput(

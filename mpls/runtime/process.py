@@ -41,7 +41,11 @@ def run_worker(
         stream=sys.stderr,
     )
     worker = Worker(config, number, Place(folder, listen_fd))
-    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    for name in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(name) is not signal.SIG_IGN:
+            signal.signal(name, lambda *_: worker.stop())
+    # A federation's workers are born with SIGTERM blocked, and hear it now that they can drain.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
         return worker.run()
     except MplsError as error:

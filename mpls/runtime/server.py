@@ -15,7 +15,7 @@ from math import ceil, inf
 import zmq
 
 from mpls.core import protocol
-from mpls.core.serving import Condition, Serving, Transfer
+from mpls.core.serving import RESUME_S, Condition, Serving, Transfer
 from mpls.errors import ProtocolError
 from mpls.runtime.emulation import Pacing
 from mpls.runtime.journal import Clock, Meter
@@ -49,6 +49,8 @@ class _Sending:
         self.snapshot = snapshot
         self.outgoing = Outgoing(transfer.pull, [n for _, n in transfer.layers], snapshot.version)
         self.came_s = came_s
+        self.heard_s = came_s
+        """When the puller last gave credit."""
         self.wait_s: float | None = None
         """From the request's arrival to its first byte."""
 
@@ -110,8 +112,8 @@ class Server(OwnedByThread):
         """Bind, say so, and serve."""
         self.adopt()
         context = zmq.Context()
-        self._socket = router(context, self._listening.fd)
-        self._socket.bind(f"tcp://{self._listening.host}:{self._listening.port}")
+        at = self._listening
+        self._socket = router(context, f"{at.host}:{at.port}", at.fd)
         try:
             ready()
             self._serve()
@@ -133,9 +135,16 @@ class Server(OwnedByThread):
                 self._read()
             for client in list(self._clients.values()):
                 self._pump(client)
-            if self._clock.now() >= expire_s:
-                self._serving.expire(self._clock.now())
-                expire_s = self._clock.now() + EXPIRE_S
+            if (now := self._clock.now()) >= expire_s:
+                self._expire(now)
+                expire_s = now + EXPIRE_S
+
+    def _expire(self, now: float) -> None:
+        """Let go of snapshots that nobody comes back for, and of pulls that nobody reads."""
+        self._serving.expire(now)
+        for client in self._clients.values():
+            read = [sending for sending in client.sendings if now - sending.heard_s <= RESUME_S]
+            client.sendings = deque(read)
 
     def _poll(self, poller: zmq.Poller) -> dict[object, int]:
         """Wait for a request or for the next chunk that is due. poll() knows whole milliseconds
@@ -207,6 +216,7 @@ class Server(OwnedByThread):
             client.sendings.remove(sending)
             return
         sending.outgoing.grant(request.bytes)
+        sending.heard_s = self._clock.now()
         if sending.outgoing.confirmed:
             self._serving.confirm(client.name, sending.snapshot)
             client.sendings.remove(sending)

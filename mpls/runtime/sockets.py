@@ -28,9 +28,13 @@ class OwnedByThread:
         assert here is self._owner, f"{self._owner} owns this socket, {here} touched it"
 
 
-def router(context: zmq.Context[zmq.Socket[bytes]], listen_fd: int | None) -> zmq.Socket[bytes]:
-    """The serving socket, not yet bound. `listen_fd` is a TCP socket that already listens."""
+def router(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, listen_fd: int | None
+) -> zmq.Socket[bytes]:
+    """The serving socket, bound to `host:port`. `listen_fd` is a TCP socket that already listens
+    there."""
     socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.IPV6, "[" in address)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
     socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
@@ -40,12 +44,14 @@ def router(context: zmq.Context[zmq.Socket[bytes]], listen_fd: int | None) -> zm
     socket.setsockopt(zmq.LINGER, 0)
     if listen_fd is not None:
         socket.setsockopt(zmq.USE_FD, listen_fd)
+    socket.bind(f"tcp://{address}")
     return socket
 
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
     """A socket that connects to one peer's `host:port`, and keeps trying."""
     socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.IPV6, "[" in address)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)

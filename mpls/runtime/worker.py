@@ -13,8 +13,10 @@ import resource
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -69,25 +71,32 @@ class Worker:
         self._me = config.worker(worker_id)
         self._clock = Clock()
         self._condition: Slot[Condition] = Slot()
-        self._wake = threading.Event()
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        """Unlike an Event it may be put to by a signal handler, whatever its thread was doing."""
         self._stop_asked = False
         self._failure = ""
         self._trained = False
         self._peers_done = False
-        self._parent = os.getppid()
+        self._parent = None if place.listen_fd is None else os.getppid()
+        """Of a federation's worker, which ends with it; one started by hand may outlive its
+        shell."""
 
     def stop(self) -> None:
         """Drain and end."""
         self._stop_asked = True
-        self._wake.set()
+        self._wake.put(None)
 
     def run(self) -> int:
         """The whole life; returns the exit code."""
         with Journal(self._place.folder / f"{self._me.name}.trace.jsonl") as journal:
             self._journal = journal
             self._enter("initializing")
-            self._build()
-            self._live()
+            try:
+                self._build()
+                self._live()
+            except Exception as error:
+                self._enter("failed", reason=f"{type(error).__name__}: {error}")
+                raise
             self._enter("failed" if self._failure else "stopped", reason=self._failure)
         return 1 if self._failure else 0
 
@@ -239,7 +248,7 @@ class Worker:
         except Stopped:
             log.info("training stopped after %d local steps", self._trainer.learner.steps)
         self._trained = True
-        self._wake.set()
+        self._wake.put(None)
 
     def _linger(self) -> None:
         """Serve the final snapshot while some peer that can be heard still trains."""
@@ -251,15 +260,15 @@ class Worker:
 
     def _note_peers_done(self) -> None:
         self._peers_done = True
-        self._wake.set()
+        self._wake.put(None)
 
     def _supervise(self, done: Callable[[], bool]) -> None:
         """Wait for that, or for a reason to end; meanwhile tell the trace once a second."""
         while not done() and not self._is_over():
-            self._wake.wait(TRAFFIC_S)
-            self._wake.clear()
+            with suppress(Empty):
+                self._wake.get(timeout=TRAFFIC_S)
             self._note_traffic()
-            if self._parent != os.getppid():
+            if self._parent not in (None, os.getppid()):
                 log.warning("the process that started this worker is gone; draining")
                 self._stop_asked = True
 
@@ -301,7 +310,10 @@ class Worker:
             for layer in self._manifest.layers
             for tensor, values in layer.tensors_in(host)
         }
-        save_file(tensors, self._place.folder / f"{self._me.name}.safetensors")
+        path = self._place.folder / f"{self._me.name}.safetensors"
+        unfinished = path.with_suffix(".unfinished")
+        save_file(tensors, unfinished)
+        unfinished.replace(path)
 
     def _note_traffic(self) -> None:
         sent_bytes = self._server.sent.total_bytes + self._transport.sent.total_bytes
@@ -329,7 +341,7 @@ class Worker:
         reason = str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
         self._failure = self._failure or f"{thread}: {reason}"
         log.error("the %s thread failed", thread, exc_info=error)
-        self._wake.set()
+        self._wake.put(None)
 
 
 class Thread(threading.Thread):

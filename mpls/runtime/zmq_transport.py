@@ -142,7 +142,6 @@ class _Channel:
         self._transport = transport
         self._peer = peer
         self._connected = False
-        self._hello: protocol.Hello | None = None
         self._waiting: dict[int, Incoming | _Probing | None] = {}
         self._last_pull: Incoming | None = None
         self._reported_s: dict[int, float] = {}
@@ -163,8 +162,6 @@ class _Channel:
             self._waiting[message.id] = _Probing()
         else:
             self._waiting[message.id] = None
-        if isinstance(message, protocol.Hello):
-            self._hello = message
         return []
 
     def cancel(self, request_id: int) -> None:
@@ -184,16 +181,13 @@ class _Channel:
 
     def read_monitor(self) -> list[Event]:
         """Follow whether there is a connection. When it is lost, nothing in flight will be
-        answered; on the next one the last hello is said again, so that a pull can be resumed
-        without being refused first. Its welcome is dropped."""
+        answered."""
         events: list[Event] = []
         while self.monitor.poll(0):
             happened = recv_monitor_message(self.monitor)["event"]
             self._connected = happened == zmq.EVENT_HANDSHAKE_SUCCEEDED
             if not self._connected:
                 events += self._fail_all()
-            elif self._hello is not None:
-                self._send(self._hello)
         return events
 
     def _fail_all(self) -> list[Event]:

@@ -266,12 +266,18 @@ class Worker:
         self.sent: list[Pull] = []
         self.notes: list[RecordNote] = []
         self.published: list[PublishUpdate] = []
+        self.hellos: list[int] = []
         self._keep(self.conductor.start(0.0))
-        self.tell(Replied(protocol.Welcome(1, "w1", "m", (0.5, 0.5), 100)), 0.0)
         self.tell(RoundDue(1), 0.0)
 
     def tell(self, event: object, now: float) -> None:
+        """Hand in an event; the peer is there, and answers each hello at once."""
+        while self.hellos:
+            welcome = protocol.Welcome(self.hellos.pop(), "w1", "m", (0.5, 0.5), 100)
+            self._keep(self.conductor.handle(Replied(welcome), now))
         self._keep(self.conductor.handle(event, now))  # type: ignore[arg-type]
+        if self.hellos:
+            self.tell(Ticked(), now)
 
     def wait_until(self, now: float) -> None:
         while (due_s := self.conductor.deadline()) <= now:
@@ -288,6 +294,8 @@ class Worker:
                 self.published.append(command)
             elif isinstance(command, SendRequest) and isinstance(command.message, Pull):
                 self.sent.append(command.message)
+            elif isinstance(command, SendRequest):
+                self.hellos.append(command.message.id)
 
 
 def layer(request_id: int, name: str) -> LayerReceived:

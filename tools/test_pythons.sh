@@ -16,7 +16,7 @@ for version in 3.10 3.11 3.12 3.13; do
     python=${found[$version]:-}
     [ -n "$python" ] || { echo "python $version: not installed, not tested"; continue; }
     venv=.venvs/$version
-    if [ ! -f "$venv/.ready" ] || [ constraints.txt -nt "$venv/.ready" ]; then
+    if [ constraints.txt -nt "$venv/.ready" ] || [ tools/test_pythons.sh -nt "$venv/.ready" ]; then
         "$python" -m venv "$venv"
         grep -v '^torch' constraints.txt > "$venv/requirements.txt"
         "$venv/bin/python" -m pip install -q --disable-pip-version-check -r "$venv/requirements.txt" \

@@ -61,7 +61,7 @@ def loads(text: str, source: str) -> ClusterConfig:
     if "\0" in text:
         raise BadInput(f"{source}: not a text file; a cluster file is TOML in UTF-8")
     if not text.strip():
-        raise BadInput(f"{source}: the file is empty; configs/local.toml is a complete example")
+        raise BadInput(f"{source}: the file is empty; `mpls generate` writes a complete one")
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:

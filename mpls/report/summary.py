@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,13 @@ def _worker(number: int, worker: WorkerProgress, code: int) -> dict[str, Any]:
 
 def consensus_distance(files: Sequence[Path]) -> float | None:
     """Root mean square over the workers of the L2 distance of their final weights from the mean
-    of all; None unless every worker left its weights."""
+    of all; None unless every worker left its weights, and all of them finite."""
     if not files or not all(file.exists() for file in files):
         return None
     models = [load_file(file) for file in files]
     squares = 0.0
-    for tensor in models[0]:
-        stack = np.stack([model[tensor].astype(np.float64) for model in models])
-        squares += float(((stack - stack.mean(axis=0)) ** 2).sum())
-    return sqrt(squares / len(models))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for tensor in models[0]:
+            stack = np.stack([model[tensor].astype(np.float64) for model in models])
+            squares += float(((stack - stack.mean(axis=0)) ** 2).sum())
+    return sqrt(squares / len(models)) if isfinite(squares) else None

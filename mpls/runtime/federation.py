@@ -17,8 +17,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from mpls.config import ClusterConfig, dumps
-from mpls.errors import BadInput
 from mpls.runtime.process import child_process
+from mpls.runtime.sockets import listener_at
 
 DRAIN_S = 20.0
 """A worker that was told to end and has not after this long is killed."""
@@ -105,25 +105,9 @@ class Federation:
         nobody can take a free port away before its worker is up."""
         workers = []
         for worker in config.workers:
-            listener = listeners.enter_context(_listener(worker.name, worker.host, worker.port))
+            listener = listeners.enter_context(listener_at(worker.name, worker.host, worker.port))
             self._sockets.append(listener)
             host = worker.address.rpartition(":")[0]
             address = f"{host}:{listener.getsockname()[1]}"
             workers.append(worker.model_copy(update={"address": address}))
         return config.model_copy(update={"workers": tuple(workers)})
-
-
-def _listener(name: str, host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host.strip("[]"), port))
-    except OSError as error:
-        listener.close()
-        raise BadInput(
-            f"worker {name}: cannot listen on {host}:{port}: {error.strerror};"
-            " choose another address, or port 0 for any free one"
-        ) from None
-    listener.listen(128)
-    return listener

@@ -30,5 +30,6 @@ def new_folder(out: str, name: str) -> Path:
 def _point_latest(folder: Path) -> None:
     """Swapped in by a rename, so that `latest` always exists once it did."""
     link = folder.parent / f".latest-{os.getpid()}"
+    link.unlink(missing_ok=True)
     link.symlink_to(folder.name)
     link.replace(folder.parent / "latest")

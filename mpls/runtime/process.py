@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mpls.config import ClusterConfig, load
 from mpls.errors import MplsError
+from mpls.runtime.sockets import listener_at
 
 
 def child_process(file: Path, number: int, folder: Path, listener: socket.socket) -> None:
@@ -26,21 +27,25 @@ def child_process(file: Path, number: int, folder: Path, listener: socket.socket
         os.dup2(log_file.fileno(), 1)
         os.dup2(log_file.fileno(), 2)
         faulthandler.enable(log_file)
-        sys.exit(run_worker(config, number, folder, listener.detach()))
+        sys.exit(run_worker(config, number, folder, listener))
 
 
 def run_worker(
-    config: ClusterConfig, number: int, folder: Path, listen_fd: int | None = None
+    config: ClusterConfig, number: int, folder: Path, listener: socket.socket | None = None
 ) -> int:
-    """Run one worker in this process, here and now; returns its exit code."""
+    """Run one worker in this process, here and now; returns its exit code. `listener` is given to
+    a worker of a federation, which ends with its parent. Raises BadInput for an address in use."""
     from mpls.runtime.worker import Place, Worker
+
+    me, parent = config.worker(number), os.getppid() if listener else None
+    listener = listener or listener_at(me.name, me.host, me.port)
 
     logging.basicConfig(
         level=config.logging.level.upper(),
-        format=f"%(asctime)s %(levelname)s {config.worker(number).name} %(message)s",
+        format=f"%(asctime)s %(levelname)s {me.name} %(message)s",
         stream=sys.stderr,
     )
-    worker = Worker(config, number, Place(folder, listen_fd))
+    worker = Worker(config, number, Place(folder, listener.detach(), parent))
     for name in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(name) is not signal.SIG_IGN:
             signal.signal(name, lambda *_: worker.stop())

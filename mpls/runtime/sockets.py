@@ -3,10 +3,12 @@ that a socket is born, used and closed in one thread: used by two it kills the p
 
 from __future__ import annotations
 
+import socket
 import threading
 
 import zmq
 
+from mpls.errors import BadInput
 from mpls.wire import MESSAGE_LIMIT_BYTES
 
 SEND_QUEUE_MESSAGES = 64
@@ -62,3 +64,20 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[
     socket.setsockopt(zmq.LINGER, 0)
     socket.connect(f"tcp://{address}")
     return socket
+
+
+def listener_at(name: str, host: str, port: int) -> socket.socket:
+    """A TCP socket that listens for the worker of this name. Raises BadInput if it cannot."""
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), port))
+    except OSError as error:
+        listener.close()
+        raise BadInput(
+            f"worker {name}: cannot listen on {host}:{port}: {error.strerror};"
+            " choose another address, or port 0 for any free one"
+        ) from None
+    listener.listen(128)
+    return listener

@@ -55,10 +55,12 @@ DRAIN_S = 10.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker runs: its folder, and a socket that already listens for it, if any."""
+    """Where a worker runs: its folder, a socket that already listens for it, and the process that
+    it is to end with. One started by hand may outlive its shell."""
 
     folder: Path
-    listen_fd: int | None = None
+    listen_fd: int
+    parent: int | None = None
 
 
 class Worker:
@@ -77,9 +79,6 @@ class Worker:
         self._failure = ""
         self._trained = False
         self._peers_done = False
-        self._parent = None if place.listen_fd is None else os.getppid()
-        """Of a federation's worker, which ends with it; one started by hand may outlive its
-        shell."""
 
     def stop(self) -> None:
         """Drain and end."""
@@ -268,7 +267,7 @@ class Worker:
             with suppress(Empty):
                 self._wake.get(timeout=TRAFFIC_S)
             self._note_traffic()
-            if self._parent not in (None, os.getppid()):
+            if self._place.parent not in (None, os.getppid()):
                 log.warning("the process that started this worker is gone; draining")
                 self._stop_asked = True
 

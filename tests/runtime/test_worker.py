@@ -1,0 +1,166 @@
+"""One worker alone: every way in which it can end has a name in its trace and an exit code."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from mpls.config import ClusterConfig, builtin, changed, dumps, load
+from mpls.core.trace import Record, read
+from mpls.errors import BadInput
+from mpls.report.progress import TraceFollower, WorkerProgress
+from mpls.runtime.aggregator import Aggregator
+from mpls.runtime.federation import warm_up
+from mpls.runtime.process import run_worker
+from mpls.runtime.server import Server
+from mpls.runtime.trainer import Trainer
+from mpls.runtime.worker import Place, Worker
+from tests.runtime.rig import listening_socket, until
+
+
+@pytest.fixture
+def nobody() -> Iterator[list[str]]:
+    """Addresses at which nobody listens, nor ever will."""
+    with ExitStack() as stack:
+        taken = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for each in taken:
+            each.bind(("127.0.0.1", 0))
+        yield [f"127.0.0.1:{each.getsockname()[1]}" for each in taken]
+
+
+def alone(nobody: list[str], **tables: dict[str, Any]) -> ClusterConfig:
+    """Three workers of which the two others never come."""
+    tables.setdefault("training", {"rounds": 3, "local_steps": 5})
+    workers = [{"id": number, "address": address} for number, address in enumerate(nobody)]
+    return changed(builtin(), {"workers": workers, "network": {"status_s": 0.1}, **tables})
+
+
+def run(config: ClusterConfig, folder: Path) -> int:
+    return Worker(config, 0, Place(folder, listening_socket().detach())).run()
+
+
+def records(folder: Path, *kinds: str) -> list[Record]:
+    return [record for record in read(folder / "w0.trace.jsonl") if record["kind"] in kinds]
+
+
+def last_state(folder: Path) -> tuple[str, str]:
+    record = records(folder, "state")[-1]
+    return record["state"], record.get("reason", "")
+
+
+def test_a_worker_whose_peers_never_come_trains_alone_and_ends_well(tmp_path, nobody):
+    assert run(alone(nobody), tmp_path) == 0
+    assert last_state(tmp_path) == ("stopped", "")
+    assert [record["round"] for record in records(tmp_path, "mix")] == [1, 2, 3]
+    (served,) = records(tmp_path, "served")
+    assert served["local_steps"] == 15
+
+
+def test_it_leaves_its_weights_tensor_by_tensor(tmp_path, nobody):
+    run(alone(nobody), tmp_path)
+    weights = load_file(tmp_path / "w0.safetensors")
+    assert {name: values.shape for name, values in weights.items()} == {
+        "fc1.weight": (64, 784),
+        "fc1.bias": (64,),
+        "fc2.weight": (10, 64),
+        "fc2.bias": (10,),
+    }
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl", ".safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "thread"),
+    [
+        (Server, "_serve", "serving"),
+        (Aggregator, "_wait", "aggregation"),
+        (Trainer, "_mix", "training"),
+    ],
+)
+def test_a_thread_that_dies_fails_the_worker_and_is_named(
+    tmp_path, nobody, monkeypatch, owner, method, thread
+):
+    def die(*_: object) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(owner, method, die)
+    config = alone(nobody, training={"rounds": 10**6})
+    assert run(config, tmp_path) == 1
+    assert last_state(tmp_path) == ("failed", f"{thread}: RuntimeError: out of luck")
+
+
+def test_a_worker_that_cannot_be_built_says_so_in_its_trace(tmp_path, nobody):
+    config = alone(nobody, model={"name": "tests.runtime.nowhere:mlp"})
+    with socket.socket() as unused, pytest.raises(BadInput, match="nowhere"):
+        Worker(config, 0, Place(tmp_path, unused.fileno())).run()
+    state, reason = last_state(tmp_path)
+    assert state == "failed"
+    assert "nowhere" in reason
+
+
+def test_an_address_in_use_is_bad_input_before_anything_is_built(tmp_path, nobody):
+    with pytest.raises(BadInput, match=f"worker w0: cannot listen on {nobody[0]}: .*in use"):
+        run_worker(alone(nobody), 0, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- signals ---
+
+
+def process(file: Path, folder: Path, listener: socket.socket) -> None:
+    """A worker started by hand, in a process of its own."""
+    raise SystemExit(run_worker(load(file), 0, folder, listener))
+
+
+@pytest.fixture
+def endless(tmp_path: Path, nobody: list[str]) -> Iterator[ForkServerProcess]:
+    """A worker that would train for ever, once it does."""
+    file = tmp_path / "cluster.toml"
+    file.write_text(dumps(alone(nobody, training={"rounds": 10**6})))
+    warm_up()
+    with listening_socket() as listener:
+        worker = multiprocessing.get_context("forkserver").Process(
+            target=process, args=(file, tmp_path, listener)
+        )
+        worker.start()
+    progress, follower = WorkerProgress("w0"), TraceFollower(tmp_path / "w0.trace.jsonl")
+
+    def trains() -> bool:
+        for record in follower.new_records():
+            progress.take(record)
+        return progress.round >= 2
+
+    until(trains, "the worker to train")
+    yield worker
+    worker.kill()
+    worker.join()
+    worker.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_told_to_end_drains_and_exits_with_0(tmp_path, endless, number):
+    assert endless.pid is not None
+    os.kill(endless.pid, number)
+    endless.join(20)
+    assert endless.exitcode == 0
+    assert last_state(tmp_path) == ("stopped", "")
+    assert (tmp_path / "w0.safetensors").exists()
+
+
+def test_a_worker_told_to_end_again_and_again_still_drains(tmp_path, endless):
+    """Signals may come at any moment of the supervising thread, also when it is being woken."""
+    assert endless.pid is not None
+    for _ in range(200):
+        os.kill(endless.pid, signal.SIGTERM)
+    endless.join(20)
+    assert endless.exitcode == 0
+    assert last_state(tmp_path) == ("stopped", "")

@@ -1,0 +1,1 @@
+"""The twin: the scheduling core of `mpls` in virtual time."""

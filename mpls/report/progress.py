@@ -65,7 +65,8 @@ class WorkerProgress:
     first_step_s: float | None = None
     """When the first local pass ended, on the worker's clock."""
     peak_bytes: int = 0
-    _traffic_s: float = 0.0
+    _rated: tuple[float, int, int] = (0.0, 0, 0)
+    """When the rates were last computed, and the bytes in and out until then."""
 
     def take(self, record: Record) -> None:
         """Fold in one record; kinds it does not know change nothing."""
@@ -116,12 +117,13 @@ class WorkerProgress:
         self.class_accuracy = record["class_accuracy"]
 
     def _traffic(self, record: Record) -> None:
-        seconds = record["t"] - self._traffic_s
-        if seconds > 0.2:
-            self.in_Bps = (record["bytes_in"] - self.bytes_in) / seconds
-            self.out_Bps = (record["bytes_out"] - self.bytes_out) / seconds
-            self._traffic_s = record["t"]
         self.bytes_in, self.bytes_out = record["bytes_in"], record["bytes_out"]
+        began_s, bytes_in, bytes_out = self._rated
+        seconds = record["t"] - began_s
+        if seconds > 0.2:
+            self.in_Bps = (self.bytes_in - bytes_in) / seconds
+            self.out_Bps = (self.bytes_out - bytes_out) / seconds
+            self._rated = (record["t"], self.bytes_in, self.bytes_out)
         self.peak_bytes = record["peak_bytes"]
 
 

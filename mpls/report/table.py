@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from mpls.report.progress import WorkerProgress
 
@@ -16,7 +17,8 @@ def live_table(workers: Sequence[WorkerProgress], rounds: int, title: str) -> Ta
     """One row for each worker, as its trace says now."""
     headings = ("state", "round", "loss", "accuracy", "local", "in MB/s", "out MB/s", "stale")
     table = _table(title, headings)
-    table.add_column("last plan", overflow="ellipsis", no_wrap=True)
+    # Columns that may wrap give way first; the plan's text then does not wrap but is cut.
+    table.add_column("last plan")
     for worker in workers:
         table.add_row(
             worker.name,
@@ -28,7 +30,7 @@ def live_table(workers: Sequence[WorkerProgress], rounds: int, title: str) -> Ta
             f"{worker.in_Bps / 1e6:.1f}",
             f"{worker.out_Bps / 1e6:.1f}",
             _number(worker.staleness, ".1f"),
-            worker.plan,
+            Text(worker.plan, no_wrap=True, overflow="ellipsis"),
         )
     return table
 
@@ -53,7 +55,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
         f"{summary['strategy']}: {summary['status']} after {summary['seconds']:.1f} s,"
         f" consensus distance {distance}"
     )
-    measured = ("rounds", "steps", "accuracy", "local", "worst class")
+    measured = ("rounds", "steps", "accuracy", "local", "worst")
     table = _table(title, (*measured, "in MB", "out MB", "pulls", "failed", "exit"))
     for worker in summary["workers"]:
         table.add_row(*_summary_row(worker))
@@ -62,7 +64,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
 
 def _table(title: str, headings: Sequence[str]) -> Table:
     """Narrow enough for 80 columns: a column of names, and columns of numbers."""
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
     table.add_column("worker", no_wrap=True)
     for heading in headings:
         table.add_column(heading, no_wrap=True, justify="right")

@@ -16,7 +16,9 @@ OUT ?=
 CONFIG ?= configs/local.toml
 ARGS ?=
 
-.PHONY: help setup run-local test test-slow test-live test-pythons check format golden bench bench-live clean
+SEEDS ?= 1000
+
+.PHONY: help setup run-local sim sim-faults test test-slow test-live test-pythons check format golden bench bench-live clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,6 +35,12 @@ $(READY): pyproject.toml constraints.txt tools/find_python.sh
 run-local: $(READY) ## Three workers here on real digits; STRATEGY= TRANSPORT= ROUNDS= SEED= OUT= CONFIG= ARGS=
 	@$(BIN)/mpls run $(CONFIG) $(if $(STRATEGY),--strategy $(STRATEGY)) $(if $(TRANSPORT),--transport $(TRANSPORT)) \
 	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT)) $(ARGS)
+
+sim: $(READY) ## Simulate: the default sweep, or ARGS='--bw 5-10MB --workers 30'
+	@$(BIN)/python -m sim $(ARGS)
+
+sim-faults: $(READY) ## Seeded faults through the real core, SEEDS=1000 of them
+	@$(BIN)/python -m sim.fault_runs --seeds $(SEEDS) $(ARGS)
 
 test: $(READY) ## The default suite: under 3 minutes on two cores
 	$(PYTEST) -n 2 -m "not slow and not live" $(ARGS)

@@ -20,6 +20,7 @@ COMMANDS = {
     "check": "Validate a cluster file and say what would run.",
     "generate": "Write a cluster file.",
     "plan": "Explain one scheduling decision.",
+    "calibrate": "Measure this machine for the twin.",
 }
 """Each is `command` in the module of its name."""
 INTERRUPTED = 130

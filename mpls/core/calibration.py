@@ -7,13 +7,12 @@ are joined by straight lines. Everything is in seconds and bytes.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from math import isfinite
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
-
-import numpy as np
 
 from mpls.errors import BadInput, shown
 
@@ -122,8 +121,9 @@ class Measured:
     network: Network
 
     def dumps(self) -> str:
-        """As JSON; `loads` reads an equal one back."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n"
+        """As JSON, a list of numbers on one line; `loads` reads an equal one back."""
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False)
+        return re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 def loads(text: str, source: str) -> Measured:
@@ -138,12 +138,6 @@ def loads(text: str, source: str) -> Measured:
     measured: Measured = _read(Measured, plain, source)
     _demand_sound(measured, source)
     return measured
-
-
-def deciles(values: Any) -> Quantiles:
-    """Quantiles of some measured values, rounded to five digits."""
-    found = np.quantile(np.asarray(values, np.float64), np.linspace(0.0, 1.0, DECILES))
-    return tuple(float(f"{value:.5g}") for value in found)
 
 
 # --- reading ---

@@ -66,16 +66,17 @@ Turn = Union[Train, AskRound, AwaitUpdate, Mix, PublishSnapshot, Evaluate]
 TrainerStory = Generator[Turn, Any, None]
 
 
-def training(pace: PaceSettings, pass_steps: int) -> TrainerStory:
-    """The whole run of one trainer. `pass_steps` is the length of one pass over its shard."""
-    yield PublishSnapshot(0)
+def training(pace: PaceSettings, pass_steps: int, done: int = 0) -> TrainerStory:
+    """The run of one trainer, after the `done` rounds that it did before a restart. `pass_steps` is
+    the length of one pass over its shard."""
+    yield PublishSnapshot(done)
     steps = pace.local_steps or pass_steps
-    rounds = _free(pace, steps) if pace.pace == "free" else _in_step(pace, steps)
+    rounds = _free(pace, steps, done) if pace.pace == "free" else _in_step(pace, steps, done)
     yield from rounds
 
 
-def _in_step(pace: PaceSettings, steps: int) -> TrainerStory:
-    for number in range(1, pace.rounds + 1):
+def _in_step(pace: PaceSettings, steps: int, done: int) -> TrainerStory:
+    for number in range(done + 1, pace.rounds + 1):
         if pace.pace == "overlap":
             yield AskRound(number)
         yield from _local_pass(pace, steps, number)
@@ -85,9 +86,10 @@ def _in_step(pace: PaceSettings, steps: int) -> TrainerStory:
         yield from _commit(pace, number, update)
 
 
-def _free(pace: PaceSettings, steps: int) -> TrainerStory:
-    yield AskRound(1)
-    number = 1
+def _free(pace: PaceSettings, steps: int, done: int) -> TrainerStory:
+    number = done + 1
+    if number <= pace.rounds:
+        yield AskRound(number)
     piece = pace.publish_steps or steps
     while number <= pace.rounds:
         yield Train(piece, until_update=True)

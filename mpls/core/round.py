@@ -125,6 +125,8 @@ def pull(worker: Rounds, peer: Peer, layers: tuple[str, ...]) -> Story:
         if receipt.reason in LOST_REASONS:
             greeting = yield from _greet(worker, peer, left_s)
             left_s -= greeting.seconds
+            if peer.standing != peer.noted:
+                yield _standing_note(peer, greeting.reason)
         ask = receipt.next_pull(window_bytes(peer.bandwidth.value_Bps))
         outcome = yield Request(peer.name, ask, timeout_s=max(0.0, left_s))
         left_s -= outcome.seconds

@@ -107,31 +107,29 @@ def _model_cost(name: str, images: Dataset, other: Peer, effort: Effort, tell: T
 def _network(other: Peer, effort: Effort) -> Network:
     puller = Puller(NEAR, other.addresses)
     idle_s = [puller.round_trip_s(FAST) for _ in range(effort.requests)]
-    fast = {
-        layer: median(puller.pull(FAST, layer).seconds for _ in range(effort.repeats))
-        for layer in LAYERS
-    }
-    line = fits.affine(list(LAYERS.values()), list(fast.values()))
+    fast_s = [
+        median(puller.pull(FAST, layer).seconds for _ in range(effort.repeats)) for layer in LAYERS
+    ]
     rate_Bps = paced_Bps(puller, effort.pulls)
+    burst_bytes = _burst_bytes(puller, rate_Bps, median(idle_s))
     with _training_at_both_ends(other):
         busy_s = [puller.round_trip_s(FAST) for _ in range(effort.requests)]
         small = [puller.pull(FAST, "1 kB") for _ in range(effort.requests)]
+    puller.close()
     serve_s = median(pulled.wait_s for pulled in small)
     deliver_s = median(pulled.seconds for pulled in small) - median(busy_s) - serve_s
-    network = Network(
+    return Network(
         link=f"loopback, paced at {PACED_BPS / 1e6:g} MB/s by the sender",
         round_trip_s=fits.deciles(idle_s),
         busy_round_trip_s=fits.deciles(busy_s),
         serve_s=fits.rounded(serve_s),
         deliver_s=fits.rounded(max(0.0, deliver_s)),
-        bandwidth_Bps=fits.rounded(1 / line.byte_s),
+        bandwidth_Bps=fits.rounded(1 / fits.affine(list(LAYERS.values()), fast_s).byte_s),
         paced_Bps=PACED_BPS,
         payload_share=min(1.0, fits.rounded(rate_Bps / PACED_BPS)),
         duplex_ratio=fits.rounded(_duplex_ratio(other, effort)),
-        burst_bytes=fits.rounded(_burst_bytes(puller, rate_Bps, median(idle_s))),
+        burst_bytes=fits.rounded(burst_bytes),
     )
-    puller.close()
-    return network
 
 
 def _duplex_ratio(other: Peer, effort: Effort) -> float:

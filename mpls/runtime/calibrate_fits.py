@@ -37,8 +37,8 @@ def affine(sizes: Sequence[float], seconds: Sequence[float]) -> Affine:
 
 
 def progress(distances: Sequence[float]) -> Progress:
-    """The decay that is nearest to the squared distances of rounds 1, 2, ..., in logarithms, so that
-    every round counts alike."""
+    """The decay that is nearest to the squared distances of rounds 1, 2, ..., in logarithms, so
+    that every round counts alike."""
     logs = [math.log(distance) for distance in distances]
 
     def residuals(knee: float) -> list[float]:

@@ -39,14 +39,13 @@ def images_for(model: str) -> Dataset:
     """Images that the model takes: the digits, or random ones of CIFAR's shape, since time does not
     depend on what they show. Raises BadInput if it takes neither."""
     name = USUAL_DATASET.get(model, "digits")
-    if name != "digits":
-        return _random_images(name)
-    digits = load("digits", "")
+    images = load(name, "") if name == "digits" else _random_images(name)
     try:
-        nets.build(model, digits.input_shape, digits.classes, seed=1)
-        return digits
+        nets.build(model, images.input_shape, images.classes, seed=1)
     except BadInput:
-        return _random_images("cifar10")
+        images = _random_images("cifar10")
+        nets.build(model, images.input_shape, images.classes, seed=1)
+    return images
 
 
 def _random_images(name: str) -> Dataset:

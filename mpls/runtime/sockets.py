@@ -51,7 +51,8 @@ def router(
 
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
-    """A socket that connects to one peer's `host:port`, and keeps trying."""
+    """The socket for one peer's `host:port`. It is not yet connected, so that whoever wants to
+    hear of every connection can begin to listen first."""
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.IPV6, "[" in address)
     socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -62,7 +63,6 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[
     socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_LIMIT_BYTES)
     socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
     socket.setsockopt(zmq.LINGER, 0)
-    socket.connect(f"tcp://{address}")
     return socket
 
 

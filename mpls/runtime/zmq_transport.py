@@ -55,7 +55,7 @@ class ZmqTransport(OwnedByThread):
         self._context.setsockopt(zmq.BLOCKY, False)
         self._poller = zmq.Poller()
         self._channels = {
-            name: _Channel(self, name, dealer(self._context, address))
+            name: _Channel(self, name, address, dealer(self._context, address))
             for name, address in self._addresses.items()
         }
         self._by_socket = {}
@@ -136,9 +136,12 @@ class _Probing:
 class _Channel:
     """One peer: its socket, the requests in flight, and the pull that could be resumed."""
 
-    def __init__(self, transport: ZmqTransport, peer: str, socket: zmq.Socket[bytes]) -> None:
+    def __init__(
+        self, transport: ZmqTransport, peer: str, address: str, socket: zmq.Socket[bytes]
+    ) -> None:
         self.socket = socket
         self.monitor = socket.get_monitor_socket(_WATCHED)
+        socket.connect(f"tcp://{address}")
         self._transport = transport
         self._peer = peer
         self._connected = False

@@ -404,6 +404,8 @@ class Proxy:
         self._other.update({client: server, server: client})
         self._servers.add(server)
         for side in (client, server):
+            # Else what is small waits 40 ms for the acknowledgement of what came before it.
+            side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._selector.register(side, selectors.EVENT_READ)
 
     def _pass_on(self, source: socket.socket) -> None:

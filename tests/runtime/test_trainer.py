@@ -153,9 +153,11 @@ class Bench:
 
     def __exit__(self, *_: object) -> None:
         self.aggregation.bell.post(None)
-        self._thread.finish()
-        self.aggregation.bell.close()
-        self._journal.__exit__(None, None, None)
+        try:
+            self._thread.finish()
+        finally:
+            self.aggregation.bell.close()
+            self._journal.__exit__(None, None, None)
 
     def records(self, *kinds: str) -> Iterator[Record]:
         return (record for record in read(self._trace) if not kinds or record["kind"] in kinds)
@@ -257,6 +259,7 @@ def test_every_buffer_of_an_update_is_handed_back_once(tmp_path):
 
 def test_stopped_in_mid_pass_it_ends_at_a_step_and_what_it_did_is_in_the_trace(tmp_path):
     with Bench(tmp_path, PaceSettings(rounds=1, local_steps=10**6)) as bench:
+        bench.aggregation._hand_in = lambda number: None  # type: ignore[method-assign]
         training = Job("training", bench.trainer.run)
         until(lambda: bench.learner.steps > 20, "some steps")
         bench.trainer.stop()

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 
 from mpls.core import protocol
 from mpls.core.messages import (
@@ -339,6 +340,20 @@ def test_a_restarted_server_wants_a_new_hello_and_its_versions_are_not_mixed_up(
             LayerRefused
         ]
         assert_bits(puller.layers(puller.pull("fc")), second.latest(), "fc")
+
+
+def test_a_connection_is_watched_from_before_it_begins(monkeypatch):
+    """Else one that is made at once is never noticed, and its peer unreachable for ever."""
+    endpoints = []
+    watch = zmq.Socket.get_monitor_socket
+
+    def note(connection: zmq.Socket[bytes], *args: Any) -> Any:
+        endpoints.append(connection.getsockopt(zmq.LAST_ENDPOINT).strip(b"\0"))
+        return watch(connection, *args)
+
+    monkeypatch.setattr(zmq.Socket, "get_monitor_socket", note)
+    with Puller(W1, {"w0": 1}):
+        assert endpoints == [b""]
 
 
 def test_a_peer_that_is_not_there_is_unreachable_at_once():

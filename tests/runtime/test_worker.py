@@ -117,7 +117,8 @@ def test_an_address_in_use_is_bad_input_before_anything_is_built(tmp_path, nobod
 
 
 def process(file: Path, folder: Path, listener: socket.socket) -> None:
-    """A worker started by hand, in a process of its own."""
+    """A worker started by hand in the foreground, in a process of its own."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     raise SystemExit(run_worker(load(file), 0, folder, listener))
 
 

@@ -1,0 +1,149 @@
+"""A calibration file, as the twin uses it.
+
+`mpls calibrate` writes such files; `default-calibration.json` was measured where this project is
+developed, and stands in where no file is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import fsum, sqrt
+from pathlib import Path
+
+from mpls.core.calibration import DECILES, Measured, ModelCost, Quantiles, StepCost, loads
+from mpls.errors import BadInput, shown
+from sim.fitted import Fit
+from sim.network.overhead import Overhead
+from sim.timing import Timing
+
+DEFAULT_FILE = Path(__file__).with_name("default-calibration.json")
+LIMIT_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds of a local step as a distribution: its deciles, joined by straight lines."""
+
+    deciles_s: Quantiles
+
+    def at(self, share: float) -> float:
+        """The value that this share of steps, in [0, 1), stays below."""
+        place = share * (DECILES - 1)
+        below = int(place)
+        low_s, high_s = self.deciles_s[below : below + 2]
+        return low_s + (place - below) * (high_s - low_s)
+
+    @property
+    def median_s(self) -> float:
+        """Half of all steps are faster."""
+        return self.deciles_s[DECILES // 2]
+
+    @property
+    def mean_s(self) -> float:
+        """Of the distribution."""
+        inner = fsum(self.deciles_s[1:-1])
+        return (inner + (self.deciles_s[0] + self.deciles_s[-1]) / 2) / (DECILES - 1)
+
+    def scaled(self, factor: float) -> StepTimes:
+        """Each value times this."""
+        return StepTimes(tuple(value * factor for value in self.deciles_s))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the twin asks a calibration. A model that was not measured is BadInput."""
+
+    measured: Measured
+    source: str = field(repr=False, compare=False)
+    """Where it came from, for errors."""
+
+    def timing(self, model: str) -> Timing:
+        """What everything but training and transfers costs a worker with this model."""
+        cost, measured = self._model(model), self.measured
+        network = measured.network
+        return Timing(
+            one_way_s=_median(network.busy_round_trip_s) / 2,
+            serve_s=network.serve_s,
+            deliver_s=network.deliver_s,
+            mix_s=measured.mix.seconds(cost.model_bytes),
+            publish_s=measured.publish.seconds(cost.model_bytes),
+            evaluate_s=cost.test_s,
+        )
+
+    def steps(self, model: str, batch_size: int, busy: bool) -> StepTimes:
+        """Seconds of a local step of this model; `busy` with transfers going on, or alone. A batch
+        size that was not measured is taken from the nearest one, and from how the time grows."""
+        costs = self._model(model).steps
+        near = min(costs, key=lambda cost: (abs(cost.batch_size - batch_size), cost.batch_size))
+        times = StepTimes(near.busy_s if busy else near.alone_s)
+        return times.scaled(_growth(costs, near.batch_size, batch_size))
+
+    def fit(self, model: str, batch_size: int = 32) -> Fit:
+        """For training without weights."""
+        times = self.steps(model, batch_size, busy=True)
+        spread = min(1.0, sqrt(3.0) * _deviation(times) / times.mean_s)
+        progress = self._model(model).progress
+        if progress is None:
+            return Fit(step_s=times.mean_s, step_spread=spread)
+        return Fit(times.mean_s, spread, progress.scale, progress.knee, progress.spread)
+
+    def overhead(self) -> Overhead:
+        """What links take off their rates and add to their times."""
+        network = self.measured.network
+        return Overhead(
+            payload_share=network.payload_share,
+            burst_bytes=network.burst_bytes,
+            round_trip_s=_median(network.round_trip_s),
+        )
+
+    def _model(self, name: str) -> ModelCost:
+        for model in self.measured.models:
+            if model.name == name:
+                return model
+        known = ", ".join(model.name for model in self.measured.models)
+        raise BadInput(
+            f"{self.source}: model {shown(name)} was not measured, only {known}; measure it with "
+            f"`mpls calibrate --model {name} --out FILE` and give --calibration FILE"
+        )
+
+
+def load(path: str | Path | None = None) -> Calibration:
+    """The calibration in a file, by default the shipped one. Raises BadInput, one line that names
+    the file, for whatever is wrong with it."""
+    source = str(path or "the shipped calibration")
+    try:
+        with open(path or DEFAULT_FILE, "rb") as file:
+            content = file.read(LIMIT_BYTES + 1)
+        if len(content) > LIMIT_BYTES:
+            raise BadInput(f"{source}: larger than {LIMIT_BYTES} bytes; is this a calibration?")
+        return Calibration(loads(content.decode(), source), source)
+    except OSError as error:
+        raise BadInput(f"{source}: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{source}: not a text file; a calibration is JSON in UTF-8") from None
+
+
+def _median(quantiles: Quantiles) -> float:
+    return quantiles[DECILES // 2]
+
+
+def _deviation(times: StepTimes) -> float:
+    """Standard deviation, with a tenth of the distribution evenly between each two deciles."""
+    pairs = list(zip(times.deciles_s, times.deciles_s[1:]))
+    squares = fsum(a * a + a * b + b * b for a, b in pairs) / 3 / len(pairs)
+    return sqrt(max(0.0, squares - times.mean_s**2))
+
+
+def _growth(costs: Sequence[StepCost], from_size: int, to_size: int) -> float:
+    """How many times longer a step is: on the line through the least and the largest batch that
+    were measured; by the number of images where only one was, or where the line makes no sense."""
+    if from_size == to_size:
+        return 1.0
+    least, most = (pick(costs, key=lambda cost: cost.batch_size) for pick in (min, max))
+    sizes = most.batch_size - least.batch_size
+    image_s = (_median(most.alone_s) - _median(least.alone_s)) / sizes if sizes else 0.0
+    once_s = _median(least.alone_s) - image_s * least.batch_size
+    if image_s <= 0.0 or once_s < 0.0:
+        return to_size / from_size
+    return (once_s + image_s * to_size) / (once_s + image_s * from_size)

@@ -1,0 +1,59 @@
+"""Virtual time: SimPy's event queue, used with absolute times.
+
+Everything in the twin happens in a callback of this clock. Times are given as "at", not "after":
+`now + (when - now)` need not be `when` in floating point, and a simulated pull has to end at the
+very moment that its equation says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappush
+
+import simpy
+from simpy.events import NORMAL, Event
+
+
+class Timer(Event):
+    """A call that is due; `cancel` makes it do nothing."""
+
+    def __init__(self, env: simpy.Environment, call: Callable[[], None]) -> None:
+        self.env = env
+        self.callbacks = [self._fire]
+        self._ok = True
+        self._value = None
+        self._call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        """Never call."""
+        self._call = None
+
+    def _fire(self, _: Event) -> None:
+        if self._call is not None:
+            self._call()
+
+
+class Clock:
+    """Seconds since the simulation began, and what is due when."""
+
+    def __init__(self) -> None:
+        self._env = simpy.Environment()
+
+    @property
+    def now(self) -> float:
+        """In seconds."""
+        return float(self._env.now)
+
+    def at(self, when_s: float, call: Callable[[], None]) -> Timer:
+        """Call at that time; calls for the same time are made in the order of their asking."""
+        assert when_s >= self._env.now, f"{when_s} is past, it is {self._env.now}"
+        timer = Timer(self._env, call)
+        # SimPy itself schedules by delay only; its queue has (time, priority, count, event).
+        heappush(self._env._queue, (when_s, NORMAL, next(self._env._eid), timer))
+        return timer
+
+    def run(self, until: Callable[[], bool] | None = None) -> None:
+        """Until nothing is due any more, or until that is true."""
+        queue, step = self._env._queue, self._env.step
+        while queue and not (until is not None and until()):
+            step()

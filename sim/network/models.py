@@ -1,0 +1,57 @@
+"""The network models by name."""
+
+from __future__ import annotations
+
+from sim.clock import Clock
+from sim.network.airtime import Airtime, Stations
+from sim.network.base import Network
+from sim.network.fluid import Fluid
+from sim.network.links import Links
+from sim.network.lv08 import CM02, LV08, SimGridNetwork
+from sim.network.overhead import Overhead
+from sim.network.replayed import Duration, Replayed
+from sim.network.sharing import equal_shares, max_min
+
+NETWORKS = ("links", "fluid", "wifi", "fluid-fast", "lv08", "trace")
+
+
+def make_network(
+    name: str,
+    clock: Clock,
+    links: Links,
+    nic_Bps: float | None = None,
+    overhead: Overhead | None = None,
+    *,
+    latency_s: float = 1e-4,
+    stations_Bps: Stations | None = None,
+    duration_s: Duration | None = None,
+) -> Network:
+    """One of NETWORKS, or `cm02`, which is SimGrid's plain model and only for comparison.
+
+    - `links`: every direction of a link alone, as Eq. 7 has it; no cards, no overhead.
+    - `fluid`: max-min fair over links and cards, with overhead.
+    - `fluid-fast`: an equal share at the busier end instead, for thousands of workers.
+    - `wifi`: one channel for all; takes `stations_Bps` instead of links and cards.
+    - `lv08`, `cm02`: links of `latency_s` and cards, after SimGrid.
+    - `trace`: transfers last `duration_s` instead.
+
+    `nic_Bps` is the rate of each worker's card, uplink and downlink each; None for no cards.
+    `overhead` is by default that of a shaped Linux link.
+    """
+    if overhead is None:
+        overhead = Overhead()
+    if name == "links":
+        return Fluid(clock, links, None, Overhead.none(), max_min)
+    if name == "fluid":
+        return Fluid(clock, links, nic_Bps, overhead, max_min)
+    if name == "fluid-fast":
+        return Fluid(clock, links, nic_Bps, overhead, equal_shares)
+    if name == "wifi":
+        assert stations_Bps is not None
+        return Airtime(clock, stations_Bps)
+    if name == "trace":
+        assert duration_s is not None
+        return Replayed(clock, duration_s)
+    assert name in ("lv08", "cm02"), name
+    constants = LV08 if name == "lv08" else CM02
+    return SimGridNetwork(clock, links, nic_Bps, latency_s, constants)

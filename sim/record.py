@@ -1,0 +1,60 @@
+"""Where a simulation's records go: into memory, into files, and into one hash.
+
+The hash is of everything that happened, in order, on all workers: two runs with equal hashes made
+the same decisions at the same times. What a machine may add (host, versions, wall times) the twin
+never writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from mpls.core.trace import Record
+
+
+class Recorder:
+    """The records of all workers of one simulation. With `kinds` only those are kept and hashed."""
+
+    def __init__(self, kinds: frozenset[str] | None = None) -> None:
+        self.records: dict[str, list[Record]] = {}
+        self._kinds = kinds
+        self._hash = hashlib.sha256()
+
+    def of(self, name: str) -> WorkerRecorder:
+        """The sink of one worker."""
+        self.records[name] = []
+        return WorkerRecorder(self, name)
+
+    def keep(self, name: str, record: Record) -> None:
+        """One record of one worker."""
+        if self._kinds is not None and record["kind"] not in self._kinds:
+            return
+        self.records[name].append(record)
+        line = json.dumps([name, record], separators=(",", ":"), allow_nan=False)
+        self._hash.update(line.encode())
+
+    def sha256(self) -> str:
+        """In hexadecimal."""
+        return self._hash.hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """A trace file for each worker, as live workers leave them."""
+        for name, records in self.records.items():
+            with (folder / f"{name}.trace.jsonl").open("w", encoding="utf-8") as file:
+                for record in records:
+                    line = json.dumps(record, separators=(",", ":"), allow_nan=False)
+                    file.write(f"{line}\n")
+
+
+class WorkerRecorder:
+    """A `mpls.core.trace.Sink` that knows whose records it gets."""
+
+    def __init__(self, recorder: Recorder, name: str) -> None:
+        self._recorder = recorder
+        self._name = name
+
+    def write(self, record: Record) -> None:
+        """Keep one record."""
+        self._recorder.keep(self._name, record)

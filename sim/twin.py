@@ -1,0 +1,127 @@
+"""A whole federation in virtual time: the workers of a cluster file, their links, and one clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mpls.config import ClusterConfig
+from mpls.core.spec import WorkerSpec
+from sim.clock import Clock
+from sim.driver import VirtualWorker
+from sim.fabric import Fabric
+from sim.learning import Learning
+from sim.network import Network
+from sim.record import Recorder
+from sim.timing import Timing
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a simulation."""
+
+    seconds: float
+    """Virtual, until the last worker had finished."""
+    rounds: tuple[int, ...]
+    bytes_in: tuple[int, ...]
+    bytes_out: tuple[int, ...]
+
+
+class Twin:
+    """Built, run once, and gone."""
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        learning: Learning,
+        network: Callable[[Clock], Network],
+        timing: Timing | Sequence[Timing],
+        recorder: Recorder | None,
+    ) -> None:
+        self.clock = Clock()
+        self.config = config
+        self._learning = learning
+        self._training = len(config.workers)
+        self.network = network(self.clock)
+        timings = [timing] * len(config.workers) if isinstance(timing, Timing) else list(timing)
+        self.timings = timings
+        self.fabric = Fabric(self.clock, self.network, timings[0])
+        self._sinks = [
+            recorder.of(worker.name) if recorder is not None else None for worker in config.workers
+        ]
+        self.workers = [self._worker(worker.id, 0, 0) for worker in config.workers]
+        self.fabric.join(self.workers)
+
+    def run(self) -> Ended:
+        """Until every worker that is alive has done its rounds."""
+        for worker in self.workers:
+            worker.start()
+        self.clock.run(self._is_over)
+        ended_s = self.clock.now
+        for worker in self.workers:
+            worker.drain()
+        traffic = [self.fabric.traffic[worker.index] for worker in self.workers]
+        return Ended(
+            ended_s,
+            tuple(worker.round for worker in self.workers),
+            tuple(one.received_bytes for one in traffic),
+            tuple(one.sent_bytes for one in traffic),
+        )
+
+    def crash(self, index: int, comes_back: bool) -> None:
+        """The worker's process is gone; if it does not come back, nobody waits for it."""
+        worker = self.workers[index]
+        worker.crash()
+        if not worker.finished and not comes_back:
+            self._training -= 1
+
+    def restart(self, index: int) -> VirtualWorker:
+        """A crashed worker begins anew where its rounds had ended: it believes nothing yet."""
+        old = self.workers[index]
+        assert not old.alive
+        self._training += old.finished
+        worker = self.workers[index] = self._worker(index, old.round, old.versions)
+        self.fabric.replace(worker)
+        worker.start()
+        return worker
+
+    def _worker(self, index: int, done: int, versions: int) -> VirtualWorker:
+        return VirtualWorker(
+            index,
+            spec_of(self.config, index, self._learning),
+            self.clock,
+            self.fabric,
+            self._learning,
+            self.timings[index],
+            self._sinks[index],
+            self._note_finished,
+            done,
+            versions,
+        )
+
+    def stop(self) -> None:
+        """Have `run` end now, whoever still trains."""
+        self._training = 0
+
+    def _is_over(self) -> bool:
+        return self._training <= 0
+
+    def _note_finished(self) -> None:
+        self._training -= 1
+
+
+def spec_of(config: ClusterConfig, worker_id: int, learning: Learning) -> WorkerSpec:
+    """What a worker's decisions depend on: as `mpls.runtime.worker` builds it."""
+    shard = learning.shards[worker_id]
+    return WorkerSpec(
+        name=config.workers[worker_id].name,
+        seed=config.cluster.seed,
+        peers=tuple(config.workers[peer].name for peer in config.peers_of(worker_id)),
+        layers=learning.layers,
+        model=learning.model,
+        histogram=shard.histogram,
+        samples=shard.samples,
+        plan=config.plan_settings(),
+        pull=config.pull_settings(),
+        pace=config.pace_settings(),
+    )

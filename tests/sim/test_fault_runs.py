@@ -1,0 +1,181 @@
+"""The seeded runs of faults, and that each of their checks would notice."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from click.testing import CliRunner
+
+from sim import fault_runs
+from sim.fault_checks import findings
+from sim.fault_runs import replay_line, run, simulated
+from sim.faults import KINDS, Fault
+
+
+@pytest.mark.parametrize("seed", range(1, 31))
+def test_a_random_seed_breaks_nothing(seed):
+    assert run(seed).findings == []
+
+
+def test_the_same_seed_gives_the_same_hash_and_its_traces_replay():
+    first, again = run(11, everything=True), run(11, everything=True)
+    assert first.sha256 == again.sha256 != run(12, everything=True).sha256
+    assert first.findings == []
+
+
+FROZEN = Fault(5.2, "freeze", worker=3, for_s=4.0)
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    return simulated(1, [FROZEN], everything=True)
+
+
+@pytest.fixture
+def broken(healthy):
+    """What a test may break: the first life of w0, and all that is then found."""
+    twin, lives, faults = healthy
+    own = copy.deepcopy(lives.lives["w0"])
+    lives = copy.copy(lives)
+    lives.lives = {**lives.lives, "w0": own}
+    return own[0], lambda: findings(twin, lives, faults)
+
+
+def test_an_unbroken_run_is_fine(broken):
+    assert broken[1]() == []
+
+
+def test_a_pull_that_is_not_recorded_is_noticed(broken):
+    life, found = broken
+    life.records.remove(life.of("pull")[5])
+    assert any("pulls ended" in line for line in found())
+
+
+def test_a_report_that_does_not_add_up_is_noticed(broken):
+    life, found = broken
+    life.of("round")[3]["planned"] += 1
+    assert any("pulls planned" in line for line in found())
+
+
+def test_a_round_without_a_report_is_noticed(broken):
+    life, found = broken
+    life.records.remove(life.of("round")[3])
+    assert any("never reported" in line for line in found())
+
+
+def test_an_update_that_is_applied_twice_is_noticed(broken):
+    life, found = broken
+    update = next(one["command"] for one in life.of("publish") if one["command"]["sources"])
+    update["sources"].append(update["sources"][0])
+    assert any("applied twice" in line for line in found())
+
+
+def test_a_pull_that_was_applied_without_being_handed_over_is_noticed(broken):
+    life, found = broken
+    update = next(one["command"] for one in life.of("publish") if one["command"]["sources"])
+    del update["sources"][0]
+    assert any("and was not" in line for line in found())
+
+
+def test_a_round_that_is_mixed_twice_is_noticed(broken):
+    life, found = broken
+    life.records.append(life.of("mix")[-1])
+    assert any("mixed in rounds" in line for line in found())
+
+
+@pytest.mark.parametrize("standing", ["away", "quarantined", "incompatible"])
+def test_a_plan_with_a_peer_that_is_not_ready_is_noticed(broken, standing):
+    life, found = broken
+    index, plan = next((i, one) for i, one in enumerate(life.records) if _uses_a_peer(one))
+    peer = next(name for name, layers in plan["assignment"].items() if layers)
+    life.records.insert(index, {"kind": "peer", "peer": peer, "standing": standing, "t": plan["t"]})
+    assert any(f"plans with {peer}, which is {standing}" in line for line in found())
+
+
+def test_a_plan_with_a_peer_that_is_long_gone_is_noticed(healthy):
+    twin, lives, faults = healthy
+    plan = next(one for one in lives.lives["w0"][0].of("plan")[3:] if _uses_a_peer(one))
+    peer = next(name for name, layers in plan["assignment"].items() if layers)
+    lost = copy.deepcopy(faults.downs)
+    lost[0, int(peer[1:])] = [plan["t"] - 1.5]
+    gone = copy.copy(faults)
+    gone.downs = lost
+    assert any(f"{peer} has been gone for 1.500 s" in line for line in findings(twin, lives, gone))
+
+
+def test_a_pull_beyond_its_deadline_is_noticed(broken):
+    life, found = broken
+    pull = life.of("pull")[-1]
+    plan = next(one for one in life.of("plan") if one["round"] == pull["round"])
+    pull["end_s"] = plan["t"] + life.budgets_s[pull["round"], pull["peer"]] + 0.01
+    assert any("its deadline was" in line for line in found())
+
+
+def test_a_trainer_that_is_held_back_is_noticed(broken):
+    life, found = broken
+    for record in life.of("pass"):
+        record["t"] -= 30.0
+    assert any("held back" in line for line in found())
+
+
+def test_the_time_that_a_worker_was_frozen_is_not_held_against_it(healthy):
+    twin, lives, faults = healthy
+    assert findings(twin, lives, faults) == []
+    awake = copy.copy(faults)
+    awake.rests = type(faults.rests)(list)
+    assert findings(twin, lives, awake)
+
+
+def test_a_worker_that_did_not_finish_is_noticed(healthy):
+    twin, lives, faults = healthy
+    worker = twin.workers[2]
+    worker.round -= 1
+    found = findings(twin, lives, faults)
+    worker.round += 1
+    assert found == ["w2: alive, but did 19 rounds only"]
+
+
+def test_a_story_that_goes_on_after_draining_is_noticed(healthy):
+    twin, lives, faults = healthy
+    conductor = twin.workers[2].conductor
+    conductor.draining = False
+    found = findings(twin, lives, faults)
+    conductor.draining = True
+    assert found == ["w2: drained, but some story goes on"]
+
+
+def test_a_trace_that_does_not_replay_is_noticed(broken):
+    life, found = broken
+    life.of("plan")[3]["makespan_s"] += 1e-9
+    assert any("does not replay" in line for line in found())
+
+
+def test_the_command_counts_every_kind_and_ends_with_success():
+    ended = CliRunner().invoke(fault_runs.main, ["--seeds", "2", "--jobs", "1"])
+    assert ended.exit_code == 0
+    assert "2 seeds, 0 failed" in ended.output
+    assert all(f"{kind} " in ended.output for kind in KINDS)
+
+
+def test_a_seed_that_fails_prints_one_line_that_runs_it_again_and_ends_with_1(monkeypatch):
+    monkeypatch.setattr(fault_runs, "findings", lambda *_: ["w0: broken", "w1: broken"])
+    ended = CliRunner().invoke(fault_runs.main, ["--seeds", "1", "--first", "4", "--jobs", "1"])
+    assert ended.exit_code == 1
+    (line,) = [one for one in ended.output.splitlines() if "broken" in one]
+    assert line.startswith("python -m sim.fault_runs --seed 4  # config ")
+    assert "commit " in line
+    assert "(and 1 more)" in line
+
+
+def test_an_assertion_that_breaks_is_a_finding(monkeypatch):
+    def broken_run(*_, **__):
+        raise AssertionError("time ran backwards")
+
+    monkeypatch.setattr(fault_runs, "run", broken_run)
+    seen = fault_runs.attempt(3)
+    assert "AssertionError at test_fault_runs.py" in replay_line(seen)
+
+
+def _uses_a_peer(record):
+    return record["kind"] == "plan" and any(record["assignment"].values())

@@ -126,8 +126,8 @@ class Bench:
             learners = [self._learners[job.worker] for job in group]
             weights = [self._weights[job.worker] for job in group]
             for losses in self.together.steps(learners, weights, job.steps):
-                for job, learner, loss in zip(group, learners, losses):
-                    learner.count_step(loss)
+                for job, loss in zip(group, losses):
+                    self._learners[job.worker].count_step(loss)
         except Diverged as error:
             raise RunFailed(f"worker {self._task.names[job.worker]}: {error}") from error
 

@@ -1,11 +1,10 @@
 """Flows as fluids in pipes: the models `links`, `fluid` and `fluid-fast`.
 
-They differ in whether there are cards, which overheads count, and how the flows of a pipe share it.
+They differ in whether there are cards, which overheads count, and how exactly pipes are shared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from functools import partial
 
 from sim.clock import Clock, Timer
@@ -13,9 +12,7 @@ from sim.network.flows import Flow
 from sim.network.links import Links
 from sim.network.overhead import Overhead
 from sim.network.pipes import Pipe, PipeNetwork
-
-Sharing = Callable[[Iterable[Pipe]], Iterable[Pipe]]
-"""Sets the levels of altered pipes; returns the pipes whose level is another now."""
+from sim.network.sharing import max_min
 
 
 class Fluid(PipeNetwork):
@@ -28,11 +25,12 @@ class Fluid(PipeNetwork):
         links: Links,
         nic_Bps: float | None,
         overhead: Overhead,
-        sharing: Sharing,
+        unfelt: float,
     ) -> None:
+        """`unfelt` is what `max_min` takes: EXACT or NEARLY."""
         super().__init__(clock, links, nic_Bps, overhead.payload_share)
         self._overhead = overhead
-        self._sharing = sharing
+        self._unfelt = unfelt
         self._entered: list[Flow] = []
         """Since the last sharing."""
         self._cold: list[Flow] = []
@@ -83,7 +81,7 @@ class Fluid(PipeNetwork):
     def _share(self, now: float) -> None:
         if self._cold:
             self._begin_slowly(now)
-        changed = self._sharing(self._altered)
+        changed = max_min(self._altered, self._unfelt)
         self._altered.clear()
         for pipe in changed:
             level_Bps = pipe.level_Bps

@@ -10,7 +10,7 @@ from sim.network.links import Links
 from sim.network.lv08 import CM02, LV08, SimGridNetwork
 from sim.network.overhead import Overhead
 from sim.network.replayed import Duration, Replayed
-from sim.network.sharing import equal_shares, max_min
+from sim.network.sharing import EXACT, NEARLY
 
 NETWORKS = ("links", "fluid", "wifi", "fluid-fast", "lv08", "trace")
 
@@ -30,7 +30,7 @@ def make_network(
 
     - `links`: every direction of a link alone, as Eq. 7 has it; no cards, no overhead.
     - `fluid`: max-min fair over links and cards, with overhead.
-    - `fluid-fast`: an equal share at the busier end instead, for thousands of workers.
+    - `fluid-fast`: the same to within 5 % of a pipe, for thousands of busy workers.
     - `wifi`: one channel for all; takes `stations_Bps` instead of links and cards.
     - `lv08`, `cm02`: links of `latency_s` and cards, after SimGrid.
     - `trace`: transfers last `duration_s` instead.
@@ -41,11 +41,11 @@ def make_network(
     if overhead is None:
         overhead = Overhead()
     if name == "links":
-        return Fluid(clock, links, None, Overhead.none(), max_min)
+        return Fluid(clock, links, None, Overhead.none(), EXACT)
     if name == "fluid":
-        return Fluid(clock, links, nic_Bps, overhead, max_min)
+        return Fluid(clock, links, nic_Bps, overhead, EXACT)
     if name == "fluid-fast":
-        return Fluid(clock, links, nic_Bps, overhead, equal_shares)
+        return Fluid(clock, links, nic_Bps, overhead, NEARLY)
     if name == "wifi":
         assert stations_Bps is not None
         return Airtime(clock, stations_Bps)

@@ -7,7 +7,7 @@ Medians of interleaved repeats. Exit 1 if a goal is missed.
 
 - overhead: wall time of a whole simulation in one process over the time spent in local steps and
   tests in that same run. Three workers in a ring with passes of 83 steps, as `python -m sim` has
-  them by default, full trace.
+  them by default.
 - two processes: wall time of the same simulation with one process over that with two.
 - batched: microseconds of a local step of `simple-mlp`, 30 workers one by one over eight at a time.
 """
@@ -31,6 +31,7 @@ from mpls.model.data import load
 from mpls.model.layers import FlatModel
 from sim import calibration
 from sim.network import drawn_links, make_network
+from sim.point import SUMMARY_KINDS
 from sim.real import Real
 from sim.real_bench import Bench, Job, Task
 from sim.real_crew import Alone
@@ -130,11 +131,8 @@ def cluster(model: str, workers: int, rounds: int, local_steps: int = 0) -> Clus
 
 
 def warm_up(learning: Real) -> None:
-    """Have all processes up and all kernels loaded."""
+    """Have all processes up."""
     for worker in range(len(learning.shards)):
-        learning.begin(worker, 1, surely_all=True)
-    for worker in range(len(learning.shards)):
-        learning.end(worker, 1)
         learning.evaluate(worker)
 
 
@@ -147,7 +145,7 @@ def simulate(config: ClusterConfig, learning: Real) -> float:
         learning,
         lambda clock: make_network("fluid", clock, links, None, CALIBRATION.overhead()),
         timing,
-        Recorder(),
+        Recorder(SUMMARY_KINDS),
     )
     began_s = time.perf_counter()
     twin.run()

@@ -65,6 +65,17 @@ def test_no_copy_is_published_twice_or_without_having_been_planned(seed: int) ->
 
 
 @given(SEEDS)
+def test_plans_use_peers_only_that_were_last_recorded_as_ready(seed: int) -> None:
+    standing: dict[str, str] = {}
+    for _, note in run(seed).notes:
+        if note.kind == "peer":
+            standing[note.fields["peer"]] = note.fields["standing"]
+        elif note.kind == "plan":
+            used = [peer for peer, layers in note.fields["assignment"].items() if layers]
+            assert {standing.get(peer) for peer in used} <= {"ready"}
+
+
+@given(SEEDS)
 def test_no_pull_outlives_its_deadline(seed: int) -> None:
     federation = run(seed)
     for _, note in federation.notes:

@@ -15,8 +15,8 @@ from mpls.core.links import Link
 from sim.clock import Clock
 from sim.network import Flow, Links, Network, Overhead, make_network
 from sim.network.capacity import Constant
-from sim.network.fluid import Fluid, Sharing
-from sim.network.sharing import max_min
+from sim.network.fluid import Fluid
+from sim.network.sharing import EXACT
 
 Make = Callable[[Clock], Network]
 
@@ -147,9 +147,9 @@ class AuditedFluid(Fluid):
         clock: Clock,
         rates_Bps: dict[Link, float],
         nic_Bps: float | None,
-        sharing: Sharing = max_min,
+        unfelt: float = EXACT,
     ) -> None:
-        super().__init__(clock, uneven(rates_Bps), nic_Bps, Overhead.none(), sharing)
+        super().__init__(clock, uneven(rates_Bps), nic_Bps, Overhead.none(), unfelt)
         self._rates_of = rates_Bps
         self._card_Bps = nic_Bps
         self.audits = 0

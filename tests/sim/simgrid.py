@@ -19,6 +19,7 @@ MODELS = {
     "cm02": ["--cfg=network/model:CM02", "--cfg=network/crosstraffic:no"],
     "lv08": ["--cfg=network/model:LV08", "--cfg=network/crosstraffic:yes"],
 }
+WHOLE_RUN = (0.0, 0.0)
 PRECISE = ["--cfg=maxmin/precision:1e-12", "--cfg=surf/precision:1e-12"]
 
 
@@ -43,15 +44,18 @@ def missing() -> str | None:
 
 def ends_s(model: str, platform: Platform, transfers: Sequence[Transfer]) -> list[float]:
     """When each transfer ended. Sizes are whole bytes; transfers are in order of time."""
-    return _run([*MODELS[model], *PRECISE], platform, transfers, (0.0, 0.0))
+    return _run([*MODELS[model], *PRECISE], platform, transfers, WHOLE_RUN)[:-1]
 
 
 def taken_s(
-    model: str, platform: Platform, transfers: Sequence[Transfer], window_s: tuple[float, float]
+    model: str,
+    platform: Platform,
+    transfers: Sequence[Transfer],
+    window_s: tuple[float, float] = WHOLE_RUN,
 ) -> float:
-    """Real seconds from one virtual time to another, both after the last transfer began; with
-    SimGrid's own precision."""
-    return _run(MODELS[model], platform, transfers, window_s)[0]
+    """Real seconds of a run, or from one virtual time to another, both after the last transfer
+    began; with SimGrid's own precision."""
+    return _run(MODELS[model], platform, transfers, window_s)[-1]
 
 
 def _run(

@@ -3,8 +3,8 @@
 // Standard input, all numbers: workers, bytes per second of a card (0: none), latency of a link in
 // seconds; count, then source, destination, bytes per second of each direction of a link; count, then
 // second, source, destination, bytes of each flow, in order of time; two moments. Standard output: when
-// each flow ended; or, if the second moment is above 0, only the real seconds from the first moment to
-// the second, both after the last flow's start.
+// each flow ended, then the real seconds that this took; or, if the second moment is above 0, only the
+// real seconds from the first moment to the second, both after the last flow's start.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -91,7 +91,10 @@ int main(int argc, char** argv)
       ends_s[i] = comms[i]->get_finish_time();
     }
   });
+  const auto begin = std::chrono::steady_clock::now();
   engine.run();
+  const std::chrono::duration<double> taken_s = std::chrono::steady_clock::now() - begin;
   for (double end_s : ends_s)
     std::printf("%.17g\n", end_s);
+  std::printf("%.17g\n", taken_s.count());
 }

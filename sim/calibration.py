@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import fsum, sqrt
 from pathlib import Path
+from statistics import median
 
-from mpls.core.calibration import DECILES, Measured, ModelCost, Quantiles, StepCost, loads
+from mpls.core.calibration import Measured, ModelCost, Sample, StepCost, loads
 from mpls.errors import BadInput, shown
 from sim.fitted import Fit
 from sim.network.overhead import Overhead
@@ -23,31 +24,29 @@ LIMIT_BYTES = 2**24
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds of a local step as a distribution: its deciles, joined by straight lines."""
+    """Seconds of a local step: equally likely values, rising."""
 
-    deciles_s: Quantiles
+    values_s: Sample
 
     def at(self, share: float) -> float:
         """The value that this share of steps, in [0, 1), stays below."""
-        place = share * (DECILES - 1)
-        below = int(place)
-        low_s, high_s = self.deciles_s[below : below + 2]
-        return low_s + (place - below) * (high_s - low_s)
-
-    @property
-    def median_s(self) -> float:
-        """Half of all steps are faster."""
-        return self.deciles_s[DECILES // 2]
+        last = len(self.values_s) - 1
+        return self.values_s[min(last, int(share * len(self.values_s)))]
 
     @property
     def mean_s(self) -> float:
-        """Of the distribution."""
-        inner = fsum(self.deciles_s[1:-1])
-        return (inner + (self.deciles_s[0] + self.deciles_s[-1]) / 2) / (DECILES - 1)
+        """Of all."""
+        return fsum(self.values_s) / len(self.values_s)
+
+    @property
+    def deviation_s(self) -> float:
+        """Standard deviation."""
+        squares = fsum((value - self.mean_s) ** 2 for value in self.values_s)
+        return sqrt(squares / len(self.values_s))
 
     def scaled(self, factor: float) -> StepTimes:
         """Each value times this."""
-        return StepTimes(tuple(value * factor for value in self.deciles_s))
+        return StepTimes(tuple(value * factor for value in self.values_s))
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Calibration:
         cost, measured = self._model(model), self.measured
         network = measured.network
         return Timing(
-            one_way_s=_median(network.busy_round_trip_s) / 2,
+            one_way_s=median(network.busy_round_trip_s) / 2,
             serve_s=network.serve_s,
             deliver_s=network.deliver_s,
             mix_s=measured.mix.seconds(cost.model_bytes),
@@ -82,7 +81,7 @@ class Calibration:
     def fit(self, model: str, batch_size: int = 32) -> Fit:
         """For training without weights."""
         times = self.steps(model, batch_size, busy=True)
-        spread = min(1.0, sqrt(3.0) * _deviation(times) / times.mean_s)
+        spread = min(1.0, sqrt(3.0) * times.deviation_s / times.mean_s)
         progress = self._model(model).progress
         if progress is None:
             return Fit(step_s=times.mean_s, step_spread=spread)
@@ -94,7 +93,7 @@ class Calibration:
         return Overhead(
             payload_share=network.payload_share,
             burst_bytes=network.burst_bytes,
-            round_trip_s=_median(network.round_trip_s),
+            round_trip_s=median(network.round_trip_s),
         )
 
     def _model(self, name: str) -> ModelCost:
@@ -124,17 +123,6 @@ def load(path: str | Path | None = None) -> Calibration:
         raise BadInput(f"{source}: not a text file; a calibration is JSON in UTF-8") from None
 
 
-def _median(quantiles: Quantiles) -> float:
-    return quantiles[DECILES // 2]
-
-
-def _deviation(times: StepTimes) -> float:
-    """Standard deviation, with a tenth of the distribution evenly between each two deciles."""
-    pairs = list(zip(times.deciles_s, times.deciles_s[1:]))
-    squares = fsum(a * a + a * b + b * b for a, b in pairs) / 3 / len(pairs)
-    return sqrt(max(0.0, squares - times.mean_s**2))
-
-
 def _growth(costs: Sequence[StepCost], from_size: int, to_size: int) -> float:
     """How many times longer a step is: on the line through the least and the largest batch that
     were measured; by the number of images where only one was, or where the line makes no sense."""
@@ -142,8 +130,8 @@ def _growth(costs: Sequence[StepCost], from_size: int, to_size: int) -> float:
         return 1.0
     least, most = (pick(costs, key=lambda cost: cost.batch_size) for pick in (min, max))
     sizes = most.batch_size - least.batch_size
-    image_s = (_median(most.alone_s) - _median(least.alone_s)) / sizes if sizes else 0.0
-    once_s = _median(least.alone_s) - image_s * least.batch_size
+    image_s = (median(most.alone_s) - median(least.alone_s)) / sizes if sizes else 0.0
+    once_s = median(least.alone_s) - image_s * least.batch_size
     if image_s <= 0.0 or once_s < 0.0:
         return to_size / from_size
     return (once_s + image_s * to_size) / (once_s + image_s * from_size)

@@ -72,7 +72,7 @@ class Real:
     def begin(self, worker: int, steps: int, surely_all: bool) -> float:
         """See `sim.learning.Learning`."""
         own = self._workers[worker]
-        self._discard(worker)
+        self._settle(worker)
         if surely_all:
             own.test_due = own.tests.due_after(own.steps + steps)
             self._ask(worker, steps, own.test_due)
@@ -81,7 +81,7 @@ class Real:
     def end(self, worker: int, steps: int) -> float | None:
         """See `sim.learning.Learning`."""
         own = self._workers[worker]
-        if not own.under_way:
+        if own.job is None:
             self._ask(worker, steps, test=False)
         own.steps += steps
         return self._await(worker)
@@ -89,6 +89,8 @@ class Real:
     def snapshot(self, worker: int, version: int, round_number: int) -> RealSnapshot:
         """See `sim.learning.Learning`."""
         own = self._workers[worker]
+        if own.is_training():
+            self._settle(worker)
         before = own.latest if own.keep_path else None
         weights = self.crew.weights[worker]
         own.latest = self.snapshots.publish(weights, version, round_number, before)
@@ -98,7 +100,7 @@ class Real:
         """See `sim.learning.Learning`. As `mpls.runtime.updates` does it: the sum is in the order
         of the plan."""
         own = self._workers[worker]
-        assert not own.under_way, "weights that are being trained cannot be mixed"
+        assert own.job is None, "weights in use cannot be mixed"
         sums = {copy.layer: LayerSum(self._dtype, self._scratch[copy.layer]) for copy in copies}
         refused = [
             index
@@ -120,7 +122,7 @@ class Real:
         """See `sim.learning.Learning`. Weights that did not change are not tested again."""
         own = self._workers[worker]
         if own.scores is None:
-            if not own.under_way:
+            if own.job is None:
                 self._ask(worker, 0, test=True)
             self._await(worker)
         return own.scores
@@ -130,19 +132,19 @@ class Real:
         self.crew.close()
 
     def _ask(self, worker: int, steps: int, test: bool) -> None:
-        self._workers[worker].under_way = True
-        self.crew.ask(Job(worker, steps, test))
+        job = self._workers[worker].job = Job(worker, steps, test)
+        self.crew.ask(job)
 
     def _await(self, worker: int) -> float | None:
         """Until the worker's job is done; returns the mean loss of its steps."""
         done = self.crew.result(worker)
         own = self._workers[worker]
-        own.under_way, own.scores = False, done.scores
+        own.job, own.scores = None, done.scores
         return done.loss
 
-    def _discard(self, worker: int) -> None:
-        """A worker that crashed never asked for its results."""
-        if self._workers[worker].under_way:
+    def _settle(self, worker: int) -> None:
+        """Wait for what nobody asked for: a worker that crashed leaves its job behind."""
+        if self._workers[worker].job is not None:
             self._await(worker)
 
     def _norm_limit(self, own: _Worker, layer: str) -> float:
@@ -171,9 +173,14 @@ class _Worker:
         self.latest: RealSnapshot | None = None
         self.scores: Scores | None = None
         """Of the weights as they are, where they were tested."""
-        self.under_way = False
+        self.job: Job | None = None
+        """Under way."""
         self.test_due = False
         self.steps = 0
+
+    def is_training(self) -> bool:
+        """Whether its weights are changing."""
+        return self.job is not None and self.job.steps > 0
 
 
 class _TestRounds:

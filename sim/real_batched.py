@@ -57,7 +57,7 @@ class Together:
             batches = [learner.next_batch() for learner in learners]
             images = torch.stack([images for images, _ in batches]).flatten(2)
             labels = torch.stack([labels for _, labels in batches])
-            yield _descent(images, labels, weight_views, slope_views)
+            yield descent(images, labels, weight_views, slope_views)
             stacked.add_(slopes, alpha=-self._lr)
         for own, trained in zip(weights, stacked):
             own[:] = trained.numpy()
@@ -70,7 +70,7 @@ class Together:
         return [part.view(len(flat), -1, shape[-1]) for part, shape in zip(parts, self._shapes)]
 
 
-def _descent(
+def descent(
     images: Tensor, labels: Tensor, weights: Sequence[Tensor], slopes: Sequence[Tensor]
 ) -> list[float]:
     """Forward and backward with images (W, B, F) and labels (W, B): fills the slopes and returns

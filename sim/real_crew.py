@@ -28,7 +28,7 @@ from sim.real_bench import Bench, Done, Job, Task
 
 Weights = NDArray[Any]
 END_S = 5.0
-"""A process that was told to end and has not after this long is killed."""
+"""A process that closed its pipe has ended after this long."""
 
 
 class Crew(Protocol):
@@ -135,10 +135,8 @@ class Processes:
         for pipe in self._connections:
             pipe.close()
         for process in self._processes:
-            process.join(END_S)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.kill()  # nothing that it still does is needed
+            process.join()
             process.close()
         self._connections, self._processes = [], []
 

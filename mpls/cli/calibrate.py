@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import click
@@ -42,6 +45,8 @@ def command(out: Path, models: tuple[str, ...], quick: bool) -> None:
 
     if not out.parent.is_dir():
         raise BadInput(f"--out {out}: there is no folder {out.parent}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where a user's own model lies
     warm_up()
     measured = calibrate(models, QUICK if quick else FULL, lambda what: click.echo(what, err=True))
     out.write_text(measured.dumps(), encoding="utf-8")
@@ -64,12 +69,11 @@ def _step_table(measured: Measured) -> Table:
 
     table = Table(title="a local step, ms", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("model")
-    for heading in ("batch", "median", "10 %", "90 %", "with transfers", "test, ms"):
+    for heading in ("batch", "median", "fastest", "slowest", "with transfers", "test, ms"):
         table.add_column(heading, justify="right")
     for model in measured.models:
         for step in model.steps:
-            low, middle, high = (step.alone_s[place] for place in (1, 5, 9))
-            values = (middle, low, high, step.busy_s[5], model.test_s)
+            values = (median(s := step.alone_s), s[0], s[-1], median(step.busy_s), model.test_s)
             table.add_row(model.name, str(step.batch_size), *(f"{1e3 * s:.3f}" for s in values))
     return table
 
@@ -82,8 +86,8 @@ def _rest_table(measured: Measured) -> Table:
     network = measured.network
     table = Table(title=network.link, title_justify="left", box=None, padding=(0, 2, 0, 0))
     rows = {
-        "round trip": f"{1e3 * network.round_trip_s[5]:.3f} ms",
-        "while both train": f"{1e3 * network.busy_round_trip_s[5]:.3f} ms",
+        "round trip": f"{1e3 * median(network.round_trip_s):.3f} ms",
+        "while both train": f"{1e3 * median(network.busy_round_trip_s):.3f} ms",
         "server's wait, delivery": f"{1e3 * network.serve_s:.3f}, {1e3 * network.deliver_s:.3f} ms",
         "as fast as it goes": format_rate(network.bandwidth_Bps),
         "share of the paced rate": f"{network.payload_share:.4f}",

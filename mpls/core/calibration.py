@@ -1,7 +1,7 @@
 """What a machine was measured to cost: the file that `mpls calibrate` writes and the twin reads.
 
-Quantiles are the 11 deciles of a measurement, from its least to its largest value; in between they
-are joined by straight lines. Everything is in seconds and bytes.
+A sample stands for a distribution: equally likely values, rising. `mpls calibrate` writes the means
+of the twentieths of all that it measured. Everything is in seconds and bytes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from mpls.errors import BadInput, shown
 
 FORMAT = "mpls-calibration-1"
-DECILES = 11
-Quantiles = tuple[float, ...]
+Sample = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,9 @@ class StepCost:
     """Seconds of a local step, as the mean of a stretch of some 20 ms."""
 
     batch_size: int
-    alone_s: Quantiles
+    alone_s: Sample
     """Nothing else happens."""
-    busy_s: Quantiles
+    busy_s: Sample
     """While the worker serves a peer and pulls from it, at the rate of `Network.paced_Bps`."""
 
 
@@ -88,9 +87,9 @@ class Network:
 
     link: str
     """What was measured, in words."""
-    round_trip_s: Quantiles
+    round_trip_s: Sample
     """A status request and its answer, between idle processes."""
-    busy_round_trip_s: Quantiles
+    busy_round_trip_s: Sample
     """The same while both train."""
     serve_s: float
     """From a pull's arrival to its first byte."""
@@ -123,7 +122,7 @@ class Measured:
     def dumps(self) -> str:
         """As JSON, a list of numbers on one line; `loads` reads an equal one back."""
         text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False)
-        return re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), text) + "\n"
+        return re.sub(r"\[[^][{}]*\]", lambda found: json.dumps(json.loads(found[0])), text) + "\n"
 
 
 def loads(text: str, source: str) -> Measured:
@@ -180,8 +179,8 @@ def _read_fields(kind: Any, plain: Any, place: str) -> Any:
 
 def _demand_sound(measured: Measured, source: str) -> None:
     network = measured.network
-    _demand_quantiles(network.round_trip_s, f"{source}: network: round_trip_s")
-    _demand_quantiles(network.busy_round_trip_s, f"{source}: network: busy_round_trip_s")
+    _demand_sample(network.round_trip_s, f"{source}: network: round_trip_s")
+    _demand_sample(network.busy_round_trip_s, f"{source}: network: busy_round_trip_s")
     for name in ("bandwidth_Bps", "paced_Bps", "payload_share", "duplex_ratio"):
         if getattr(network, name) == 0:
             raise BadInput(f"{source}: network: {name}: 0 must be above 0")
@@ -198,10 +197,10 @@ def _demand_sound(measured: Measured, source: str) -> None:
         for step in model.steps:
             if step.batch_size == 0:
                 raise BadInput(f"{place}: batch_size: 0 must be above 0")
-            _demand_quantiles(step.alone_s, f"{place}: alone_s")
-            _demand_quantiles(step.busy_s, f"{place}: busy_s")
+            _demand_sample(step.alone_s, f"{place}: alone_s")
+            _demand_sample(step.busy_s, f"{place}: busy_s")
 
 
-def _demand_quantiles(values: Quantiles, place: str) -> None:
-    if len(values) != DECILES or values[0] <= 0 or list(values) != sorted(values):
-        raise BadInput(f"{place}: must be {DECILES} rising values above 0, is {shown(values)}")
+def _demand_sample(values: Sample, place: str) -> None:
+    if not values or values[0] <= 0 or list(values) != sorted(values):
+        raise BadInput(f"{place}: {shown(values)} must be values above 0, each at least the last")

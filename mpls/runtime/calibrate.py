@@ -91,7 +91,7 @@ def _model_cost(name: str, images: Dataset, other: Peer, effort: Effort, tell: T
         tell(f"{name}: local steps of {batch_size} images, with transfers both ways")
         with _transfers(other):
             busy = training.step_seconds(learner, effort.step_s)
-        steps.append(StepCost(batch_size, fits.deciles(alone), fits.deciles(busy)))
+        steps.append(StepCost(batch_size, fits.sample(alone), fits.sample(busy)))
     tell(f"{name}: tests and progress")
     is_real = images.name == "digits"
     return ModelCost(
@@ -120,8 +120,8 @@ def _network(other: Peer, effort: Effort) -> Network:
     deliver_s = median(pulled.seconds for pulled in small) - median(busy_s) - serve_s
     return Network(
         link=f"loopback, paced at {PACED_BPS / 1e6:g} MB/s by the sender",
-        round_trip_s=fits.deciles(idle_s),
-        busy_round_trip_s=fits.deciles(busy_s),
+        round_trip_s=fits.sample(idle_s),
+        busy_round_trip_s=fits.sample(busy_s),
         serve_s=fits.rounded(serve_s),
         deliver_s=fits.rounded(max(0.0, deliver_s)),
         bandwidth_Bps=fits.rounded(1 / fits.affine(list(LAYERS.values()), fast_s).byte_s),

@@ -110,10 +110,15 @@ class Network(ABC):
         self._leave(flow, now)
 
     def _unsettle(self, now: float) -> None:
-        """Rates, or the next mark's time, have to be computed before time goes on."""
+        """Rates have to be computed before time goes on."""
         if not self._unsettled and not self._reaching:
             self._clock.at(now, self._settle)
         self._unsettled = True
+
+    def _rouse(self) -> None:
+        """A mark may be due earlier than before, and nothing else has to be computed."""
+        if not self._unsettled and not self._reaching:
+            self._set_alarm()
 
     def _settle(self) -> None:
         if self._unsettled:

@@ -39,17 +39,27 @@ class Fluid(PipeNetwork):
         """Flows in slow start, which move after it."""
 
     def _enter(self, flow: Flow, now: float) -> None:
-        way = self._way(flow.src, flow.dst)
-        is_cold = self._is_cold(way[0][0], now)
-        is_clear = self._overhead.burst_bytes > 0.0 and not any(pipe.flows for pipe, _ in way)
-        self._join(flow, now)
-        if is_clear:
+        self._attach(flow, now)
+        is_alone = all(len(pipe.flows) == 1 for pipe, _ in flow.way)
+        if is_alone and self._overhead.burst_bytes > 0.0:
             self._burst(flow, now)
-        if is_cold:
+        if self._is_cold(flow.way[0][0], now):
             self._cold.append(flow)
+            self._alter(flow, now)
+        elif is_alone:
+            self._move_alone(flow, now)
+        else:
+            self._alter(flow, now)
 
-    def _join(self, flow: Flow, now: float) -> None:
-        super()._join(flow, now)
+    def _move_alone(self, flow: Flow, now: float) -> None:
+        """What sharing would come to where nobody else is on the way."""
+        for pipe, _ in flow.way:
+            pipe.level_Bps = pipe.capacity_Bps
+        self._give(flow, min([pipe.level_Bps for pipe, _ in flow.way]), now)
+        self._rouse()
+
+    def _alter(self, flow: Flow, now: float) -> None:
+        super()._alter(flow, now)
         self._entered.append(flow)
 
     def _leave(self, flow: Flow, now: float) -> None:
@@ -59,9 +69,10 @@ class Fluid(PipeNetwork):
         super()._leave(flow, now)
 
     def _is_cold(self, link: Pipe, now: float) -> bool:
-        if self._overhead.round_trip_s == 0.0 or link.flows:
+        """Whether TCP begins with a window that may be too small for this link."""
+        if link.capacity_Bps * self._overhead.round_trip_s <= self._overhead.window_bytes:
             return False
-        return now - link.idle_s > self._overhead.cold_after_s
+        return len(link.flows) == 1 and now - link.idle_s > self._overhead.cold_after_s
 
     def _burst(self, flow: Flow, now: float) -> None:
         """On a way that nobody used, what is in all its buckets passes at once."""
@@ -70,7 +81,7 @@ class Fluid(PipeNetwork):
         for (pipe, _), pipe_bytes in zip(flow.way, held_bytes):
             pipe.spare_bytes = pipe_bytes - burst_bytes
         flow.since_bytes += burst_bytes
-        flow.go_on(now, 0.0)
+        flow.go_on(now, flow.rate_Bps)
         self._timetable.update(flow)
 
     def _held_bytes(self, pipe: Pipe, now: float) -> float:

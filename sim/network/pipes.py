@@ -87,11 +87,10 @@ class PipeNetwork(Network):
             del pipe.flows[flow]
             if pipe.flows:
                 self._altered[pipe] = None
+                self._unsettle(now)
             else:
                 self._fall_idle(pipe, now)
-        if flow.way:
-            flow.way = ()
-            self._unsettle(now)
+        flow.way = ()
 
     def _rescale(self, src: int, dst: int, now: float) -> None:
         pipe = self._link(src, dst)
@@ -102,13 +101,20 @@ class PipeNetwork(Network):
 
     def _join(self, flow: Flow, now: float) -> None:
         """Take a share of all the pipes on the way."""
+        self._attach(flow, now)
+        self._alter(flow, now)
+
+    def _alter(self, flow: Flow, now: float) -> None:
+        for pipe, _ in flow.way:
+            self._altered[pipe] = None
+        self._unsettle(now)
+
+    def _attach(self, flow: Flow, now: float) -> None:
         flow.way = self._way(flow.src, flow.dst)
         for pipe, others in flow.way:
             if pipe.holds_until_s < NEVER_S and not pipe.flows:
                 self._refresh(pipe, now)
             pipe.flows[flow] = others
-            self._altered[pipe] = None
-        self._unsettle(now)
 
     def _way(self, src: int, dst: int) -> tuple[tuple[Pipe, Others], ...]:
         """The pipes that a flow crosses, each with the two others; the link's first."""

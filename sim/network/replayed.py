@@ -44,7 +44,7 @@ class Replayed(Network):
     def _move(self, flow: Flow, now: float) -> None:
         rate_Bps = self._recorded_Bps[flow] * self._factor(flow.src, flow.dst)
         self._give(flow, rate_Bps, now)
-        self._unsettle(now)
+        self._rouse()
 
     def _recorded(self, flow: Flow) -> float:
         nth = self._begun.get((flow.src, flow.dst), 0)

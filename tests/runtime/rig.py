@@ -1,4 +1,4 @@
-"""What the live tests share: a small model, a server in a thread, a puller, and a proxy that cuts.
+"""What the live tests share: a small model, a server in a thread, and those who ask it.
 
 Everything here is real: sockets on loopback at ports that the system chose, and threads whose
 failure is the test's failure. Whoever waits, waits for something to happen, with a deadline.
@@ -6,7 +6,6 @@ failure is the test's failure. Whoever waits, waits for something to happen, wit
 
 from __future__ import annotations
 
-import selectors
 import socket
 import threading
 import time
@@ -34,7 +33,7 @@ from mpls.runtime.emulation import Pacing
 from mpls.runtime.journal import Clock
 from mpls.runtime.mailbox import Bell
 from mpls.runtime.server import Listening, Server
-from mpls.runtime.snapshots import SnapshotStore
+from mpls.runtime.snapshots import Snapshot, SnapshotStore
 from mpls.runtime.zmq_transport import ZmqTransport
 from mpls.wire import decode, encode
 
@@ -335,101 +334,25 @@ def fake_server(answer: Callable[[Any], list[Sequence[bytes]]]) -> Iterator[int]
         bell.close()
 
 
-# --- a wire that can be cut ---
+def welcome(message: Any) -> list[Any]:
+    """How a fake server answers what is no pull."""
+    if isinstance(message, protocol.Hello):
+        return [encode(protocol.Welcome(message.id, "w0", "m", (1.0,), 1))]
+    if isinstance(message, protocol.Status):
+        return [encode(protocol.StatusOk(message.id, "running", 1, 1, None, 0.1))]
+    return []
 
 
-class Proxy:
-    """Forwards TCP connections to `upstream` (a port that may be changed), and cuts them: at once,
-    or when so many more bytes have come down from the server."""
+# --- what came ---
 
-    def __init__(self, upstream: int) -> None:
-        self.upstream = upstream
-        self.down_bytes = 0
-        self.cuts = 0
-        self._cut_at_bytes = float("inf")
-        self._listener = listening_socket()
-        self.port: int = self._listener.getsockname()[1]
-        self._orders: Bell[str] = Bell()
-        self._other: dict[socket.socket, socket.socket] = {}
-        self._servers: set[socket.socket] = set()
-        self._thread = Job("proxy", self._forward)
 
-    def __enter__(self) -> Proxy:
-        return self
+def received(events: Sequence[Event]) -> list[LayerReceived]:
+    """The layers that arrived."""
+    return [event for event in events if isinstance(event, LayerReceived)]
 
-    def __exit__(self, *_: object) -> None:
-        self._orders.post("stop")
-        self._thread.finish()
-        self._orders.close()
 
-    def cut(self) -> None:
-        """Every connection, now."""
-        before = self.cuts
-        self._orders.post("cut")
-        until(lambda: self.cuts > before, "the proxy's cut")
-
-    def cut_after(self, further_bytes: int) -> None:
-        """The connection that brings the last of so many bytes from the server."""
-        self._cut_at_bytes = self.down_bytes + further_bytes
-
-    def _forward(self) -> None:
-        with selectors.DefaultSelector() as self._selector, self._listener:
-            self._selector.register(self._listener, selectors.EVENT_READ)
-            self._selector.register(self._orders, selectors.EVENT_READ)
-            while self._turn():
-                pass
-            self._close_all()
-
-    def _turn(self) -> bool:
-        for key, _ in self._selector.select():
-            if key.fileobj is self._orders:
-                orders = self._orders.collect()
-                if "stop" in orders:
-                    return False
-                self._close_all()
-                self.cuts += 1
-            elif key.fileobj is self._listener:
-                self._connect()
-            elif key.fileobj in self._other:
-                self._pass_on(key.fileobj)
-        return True
-
-    def _connect(self) -> None:
-        client, _ = self._listener.accept()
-        try:
-            server = socket.create_connection(("127.0.0.1", self.upstream))
-        except ConnectionRefusedError:
-            client.close()
-            return
-        self._other.update({client: server, server: client})
-        self._servers.add(server)
-        for side in (client, server):
-            # Else what is small waits 40 ms for the acknowledgement of what came before it.
-            side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._selector.register(side, selectors.EVENT_READ)
-
-    def _pass_on(self, source: socket.socket) -> None:
-        try:
-            data = source.recv(65536)
-            if source in self._servers:
-                data = data[: max(0, int(min(self._cut_at_bytes - self.down_bytes, 65536)))]
-                self.down_bytes += len(data)
-            self._other[source].sendall(data)
-        except ConnectionError:
-            data = b""
-        if not data or self.down_bytes >= self._cut_at_bytes:
-            self.cuts += self.down_bytes >= self._cut_at_bytes
-            self._cut_at_bytes = float("inf")
-            self._close(source)
-
-    def _close(self, side: socket.socket) -> None:
-        other = self._other.pop(side)
-        del self._other[other]
-        for end in (side, other):
-            self._servers.discard(end)
-            self._selector.unregister(end)
-            end.close()
-
-    def _close_all(self) -> None:
-        for side in list(self._servers):
-            self._close(side)
+def assert_bits(layers: dict[str, np.ndarray], snapshot: Snapshot, *names: str) -> None:
+    """These layers, in this order, are those of the snapshot."""
+    assert list(layers) == list(names)
+    for name in names:
+        assert layers[name].tobytes() == bytes(snapshot.layer(name)), name

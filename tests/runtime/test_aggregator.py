@@ -28,7 +28,8 @@ from mpls.runtime.journal import Clock, Journal
 from mpls.runtime.mailbox import Handover
 from mpls.runtime.updates import LayerUpdate, mix
 from mpls.runtime.zmq_transport import ZmqTransport
-from tests.runtime.rig import DEADLINE_S, UNPACED, Job, Model, Proxy, serving, until
+from tests.runtime.proxy import Proxy
+from tests.runtime.rig import DEADLINE_S, UNPACED, Job, Model, serving, until
 
 MODEL = Model(conv=40_000, fc=400_000, out=400)
 BIG = Model(conv=40_000, fc=3_000_000)

@@ -140,7 +140,7 @@ def fair_rates_Bps(
 
 
 class AuditedFluid(Fluid):
-    """Compares its rates with those of `fair_rates_Bps` each time that it has shared."""
+    """Compares its rates with those of `fair_rates_Bps` whenever time is about to go on."""
 
     def __init__(
         self,
@@ -155,8 +155,8 @@ class AuditedFluid(Fluid):
         self.audits = 0
         self.worst = 0.0
 
-    def _share(self, now: float) -> None:
-        super()._share(now)
+    def _set_alarm(self) -> None:
+        super()._set_alarm()
         flows = [flow for flow in self._timetable if flow.way]
         for flow, exact_Bps in zip(flows, self._exact_Bps(flows)):
             self.worst = max(self.worst, abs(flow.rate_Bps / exact_Bps - 1.0))

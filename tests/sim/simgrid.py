@@ -53,7 +53,7 @@ def taken_s(
     transfers: Sequence[Transfer],
     window_s: tuple[float, float] = WHOLE_RUN,
 ) -> float:
-    """Real seconds of a run, or from one virtual time to another, both after the last transfer
+    """Processor seconds of a run, or from one virtual time to another, both after the last transfer
     began; with SimGrid's own precision."""
     return _run(MODELS[model], platform, transfers, window_s)[-1]
 

@@ -108,6 +108,19 @@ def _refuse_what_is_not_safe(config: ClusterConfig) -> None:
     for worker in config.workers:
         if config.transport_of(worker.id) != "zmq" or worker.grpc_port:
             raise Refused('this version runs transport = "zmq" only')
+    for key, is_set in _not_built(config).items():
+        if is_set:
+            raise Refused(f"{key}: this version does not do that yet; leave it at its default")
+
+
+def _not_built(config: ClusterConfig) -> dict[str, bool]:
+    """Keys that nothing acts on so far, and whether they ask for something."""
+    return {
+        '[network] security = "curve"': config.security() == "curve",
+        "[checkpoint] every_rounds": config.checkpoint.every_rounds > 0,
+        "[metrics] port": config.metrics.port > 0,
+        "[logging] dir": config.logging.dir != "",
+    }
 
 
 def _try_own_code(config: ClusterConfig) -> None:

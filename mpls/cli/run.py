@@ -83,10 +83,10 @@ class _Run:
         """Start, look on until all have ended, and write the summary."""
         began_s = time.monotonic()
         federation = self._federation
-        federation.start()
         heard = signal.signal(signal.SIGINT, lambda *_: federation.interrupt())
         signal.signal(signal.SIGTERM, lambda *_: federation.interrupt())
         try:
+            federation.start()
             while federation.wait(LOOK_S):
                 self._follow()
                 show()
@@ -107,12 +107,13 @@ class _Run:
 
         federation = self._federation
         exits = federation.exits()
-        finished = "interrupted" if federation.interrupted else "completed"
+        short = any(worker.round < self.rounds for worker in self.workers)
+        ended = "failed" if any(exits) or short else "completed"
         summary = summarise(
             self.workers,
             exits,
             federation.folder,
-            status="failed" if any(exits) else finished,
+            status="interrupted" if federation.interrupted else ended,
             strategy=federation.config.mpls.strategy,
             seconds=seconds,
         )
@@ -204,15 +205,20 @@ def _report(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
         console = Console() if sys.stdout.isatty() else Console(width=PIPED_COLUMNS)
         console.print(summary_table(summary))
         click.echo(f"{folder}")
+    if summary["status"] != "failed":
+        return
+    most = max(worker["rounds"] for worker in summary["workers"])
     for worker in summary["workers"]:
-        if worker["exit"]:
+        if worker["exit"] or worker["rounds"] < most:
             click.echo(f"error: {_obituary(worker, folder)}", err=True)
 
 
 def _obituary(worker: dict[str, Any], folder: Path) -> str:
     """Which worker died and why, in a line."""
     code = worker["exit"]
-    if code < 0:
+    if code == 0:
+        why = f"was told to stop after {worker['rounds']} rounds"
+    elif code < 0:
         why = f"was killed by {signal.Signals(-code).name} in state {worker['state']}"
     else:
         why = f"failed with exit code {code}: {worker['reason'] or 'see its log'}"

@@ -63,8 +63,8 @@ class Effort:
     repeats: int
 
 
-FULL = Effort(("simple-mlp", "lenet5"), 3.0, 20, 500, 6, 15)
-QUICK = Effort(("simple-mlp",), 0.4, 8, 100, 2, 3)
+FULL = Effort(("simple-mlp", "lenet5"), step_s=3.0, rounds=20, requests=500, pulls=6, repeats=15)
+QUICK = Effort(("simple-mlp",), step_s=0.4, rounds=8, requests=100, pulls=2, repeats=3)
 
 
 def calibrate(models: Sequence[str], effort: Effort, tell: Tell) -> Measured:
@@ -107,9 +107,7 @@ def _model_cost(name: str, images: Dataset, other: Peer, effort: Effort, tell: T
 def _network(other: Peer, effort: Effort) -> Network:
     puller = Puller(NEAR, other.addresses)
     idle_s = [puller.round_trip_s(FAST) for _ in range(effort.requests)]
-    fast_s = [
-        median(puller.pull(FAST, layer).seconds for _ in range(effort.repeats)) for layer in LAYERS
-    ]
+    large_s = median(puller.pull(FAST, "4 MB").seconds for _ in range(effort.repeats))
     rate_Bps = paced_Bps(puller, effort.pulls)
     burst_bytes = _burst_bytes(puller, rate_Bps, median(idle_s))
     with _training_at_both_ends(other):
@@ -124,7 +122,7 @@ def _network(other: Peer, effort: Effort) -> Network:
         busy_round_trip_s=fits.sample(busy_s),
         serve_s=fits.rounded(serve_s),
         deliver_s=fits.rounded(max(0.0, deliver_s)),
-        bandwidth_Bps=fits.rounded(1 / fits.affine(list(LAYERS.values()), fast_s).byte_s),
+        bandwidth_Bps=fits.rounded(LAYERS["4 MB"] / large_s),
         paced_Bps=PACED_BPS,
         payload_share=min(1.0, fits.rounded(rate_Bps / PACED_BPS)),
         duplex_ratio=fits.rounded(_duplex_ratio(other, effort)),

@@ -33,7 +33,7 @@ from mpls.runtime.snapshots import SnapshotStore
 from mpls.runtime.zmq_transport import ZmqTransport
 
 PACED_BPS = 12.5e6
-LAYERS = {"1 kB": 1_000, "200 kB": 200_000, "1 MB": 1_000_000, "4 MB": 4_000_000}
+LAYERS = {"1 kB": 1_000, "200 kB": 200_000, "4 MB": 4_000_000}
 """What can be pulled: bytes by name."""
 FAST, PACED = "fast", "paced"
 """The two servers of an end, by the names that they say hello with."""

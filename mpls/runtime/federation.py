@@ -31,8 +31,9 @@ def warm_up() -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mpls.runtime.worker"])
     resource_tracker.ensure_running()
-    # Inherited by every worker: else one that is told to end before it can drain would be killed.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    # Inherited by every worker: else one that is told to end before it can drain would be killed,
+    # and Ctrl-C in the first seconds would be heard by the server that is to make them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -9,7 +10,11 @@ from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
+from mpls.core.conductor import Conductor
+from mpls.core.messages import Replied, SendRequest
 from mpls.core.plan import Layer
+from mpls.core.protocol import Welcome
+from mpls.core.round import Rounds
 from mpls.core.settings import PaceSettings, PlanSettings, PullSettings
 from mpls.core.spec import WorkerSpec
 from mpls.core.trace import replay
@@ -152,3 +157,14 @@ def test_with_free_pace_rounds_keep_their_distance(seed: int) -> None:
     starts = [t for t, note in federation.notes if note.kind == "plan"]
     ends = [t for t, note in federation.notes if note.kind == "round"]
     assert all(start - end >= 0.3 - 1e-9 for end, start in zip(ends, starts[1:]))
+
+
+@pytest.mark.parametrize("other", [{"name": "w9"}, {"model": "another"}, {"v": 2}])
+def test_whoever_answers_for_a_peer_with_another_name_model_or_version_is_not_used(other) -> None:
+    rounds = Rounds(spec())
+    conductor = Conductor(rounds)
+    asked = [c for c in conductor.start(0.0) if isinstance(c, SendRequest)]
+    for command in asked:
+        mine = Welcome(command.message.id, command.peer, "m", (0.5, 0.5), 10)
+        conductor.handle(Replied(replace(mine, **other)), 0.1)
+    assert {peer.standing for peer in rounds.peers.values()} == {"incompatible"}

@@ -67,6 +67,8 @@ class Federation:
                 )
                 process.start()
                 self._processes.append(process)
+                if self.interrupted:  # while it was being started
+                    process.terminate()
 
     def wait(self, seconds: float) -> bool:
         """Whether some worker still runs, after at most that long. Those that were told to drain

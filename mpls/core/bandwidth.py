@@ -8,7 +8,7 @@ server's own wait are taken out before (docs/decisions/004).
 
 from __future__ import annotations
 
-from math import sqrt
+from math import fsum, sqrt
 
 WINDOW_BYTES = 1_000_000
 WINDOW_S = 0.5
@@ -58,7 +58,7 @@ class BandwidthEstimator:
         """How much of this time is not in the union yet; now it is."""
         met = [span for span in self._spans if span[0] <= end_s and start_s <= span[1]]
         apart = [span for span in self._spans if span not in met]
-        known_s = sum(min(end, end_s) - max(start, start_s) for start, end in met)
+        known_s = fsum(min(end, end_s) - max(start, start_s) for start, end in met)
         starts_s, ends_s = zip((start_s, end_s), *met)
         self._spans = [*apart[1 - SPANS :], (min(starts_s), max(ends_s))]
         return max(0.0, end_s - start_s - known_s)

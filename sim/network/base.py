@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 from mpls.core.links import Link
 from sim.clock import Clock, Timer
@@ -38,7 +37,7 @@ class Network(ABC):
         assert src != dst
         assert len(marks_bytes) > 0
         assert marks_bytes[0] >= 0.0
-        assert all(a <= b for a, b in pairwise(marks_bytes))
+        assert list(marks_bytes) == sorted(marks_bytes)
         now = self._clock.now
         flow = Flow(self._started, src, dst, marks_bytes, reached, now)
         self._started += 1

@@ -39,8 +39,7 @@ class Fluid(PipeNetwork):
         """Flows in slow start, which move after it."""
 
     def _enter(self, flow: Flow, now: float) -> None:
-        self._attach(flow, now)
-        is_alone = all(len(pipe.flows) == 1 for pipe, _ in flow.way)
+        is_alone = self._attach(flow, now)
         if is_alone and self._overhead.burst_bytes > 0.0:
             self._burst(flow, now)
         if self._is_cold(flow.way[0][0], now):

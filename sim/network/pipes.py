@@ -109,12 +109,17 @@ class PipeNetwork(Network):
             self._altered[pipe] = None
         self._unsettle(now)
 
-    def _attach(self, flow: Flow, now: float) -> None:
+    def _attach(self, flow: Flow, now: float) -> bool:
+        """Returns whether nobody else is on the way."""
+        is_alone = True
         flow.way = self._way(flow.src, flow.dst)
         for pipe, others in flow.way:
-            if pipe.holds_until_s < NEVER_S and not pipe.flows:
+            if pipe.flows:
+                is_alone = False
+            elif pipe.holds_until_s < NEVER_S:
                 self._refresh(pipe, now)
             pipe.flows[flow] = others
+        return is_alone
 
     def _way(self, src: int, dst: int) -> tuple[tuple[Pipe, Others], ...]:
         """The pipes that a flow crosses, each with the two others; the link's first."""

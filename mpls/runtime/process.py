@@ -49,8 +49,8 @@ def run_worker(
     for name in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(name) is not signal.SIG_IGN:
             signal.signal(name, lambda *_: worker.stop())
-    # A federation's workers are born with SIGTERM blocked, and hear it now that they can drain.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    # A federation's workers are born with both blocked, and hear them now that they can drain.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         return worker.run()
     except MplsError as error:

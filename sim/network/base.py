@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 from mpls.core.links import Link
 from sim.clock import Clock, Timer
-from sim.network.flows import NEVER_S, Flow, Timetable
+from sim.network.capacity import NEVER_S
+from sim.network.flows import Flow, Timetable
 
 
 class Network(ABC):
@@ -31,9 +32,9 @@ class Network(ABC):
     def start(
         self, src: int, dst: int, marks_bytes: Sequence[float], reached: Callable[[int], None]
     ) -> Flow:
-        """Begin a transfer. `marks_bytes` are positions in ascending order, at least one: as each
-        is reached, `reached` is called with its index, never from within `start`. The last one
-        ends the flow."""
+        """Begin a transfer from worker `src` to worker `dst`. `marks_bytes` are positions in
+        ascending order, at least one: as each is reached, `reached` is called with its index, never
+        from within `start`. The last one ends the flow, before it is called."""
         assert src != dst
         assert len(marks_bytes) > 0
         assert marks_bytes[0] >= 0.0
@@ -99,7 +100,7 @@ class Network(ABC):
         return self._factors.get((src, dst), 1.0)
 
     def _give(self, flow: Flow, rate_Bps: float, now: float) -> None:
-        """From `_share`: the flow's rate from now on."""
+        """The flow's rate from now on."""
         if rate_Bps != flow.rate_Bps:
             flow.go_on(now, rate_Bps)
             self._timetable.update(flow)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sim.network.pipes import Others, Pipe
+from sim.network.capacity import NEVER_S
 
-NEVER_S = math.inf
+if TYPE_CHECKING:
+    from sim.network.pipes import Way
+
 SPARE_ENTRIES = 64
+"""The timetable holds at most so many entries more than four for each flow."""
 
 
 class Flow:
@@ -49,7 +50,7 @@ class Flow:
         self.marks_bytes, self.reached = marks_bytes, reached
         self.passed = 0
         """Marks reached by now."""
-        self.way: tuple[tuple[Pipe, Others], ...] = ()
+        self.way: Way = ()
         """What it shares with others at present: nothing while it is paused."""
         self.rate_Bps, self.since_bytes, self.since_s = 0.0, 0.0, now
         self.due_s = NEVER_S

@@ -91,7 +91,8 @@ class Fluid(PipeNetwork):
     def _share(self, now: float) -> None:
         if self._cold:
             self._begin_slowly(now)
-        changed = max_min(self._altered, self._unfelt)
+        altered = [pipe for pipe in self._altered if pipe.flows]
+        changed = max_min(altered, self._unfelt)
         self._altered.clear()
         for pipe in changed:
             level_Bps = pipe.level_Bps

@@ -18,7 +18,7 @@ from functools import partial
 from sim.clock import Clock, Timer
 from sim.network.flows import Flow
 from sim.network.links import Links
-from sim.network.pipes import Others, Pipe, PipeNetwork
+from sim.network.pipes import PipeNetwork, Way
 from sim.network.weighted import Demand, weighted_max_min
 
 GAMMA_BYTES = 4_194_304.0
@@ -82,7 +82,7 @@ class SimGridNetwork(PipeNetwork):
         self._moving.pop(flow, None)
         super()._leave(flow, now)
 
-    def _lay(self, src: int, dst: int) -> tuple[tuple[Pipe, Others], ...]:
+    def _lay(self, src: int, dst: int) -> Way:
         there = super()._lay(src, dst)
         return there + super()._lay(dst, src) if self._constants.cross_traffic else there
 
@@ -101,7 +101,7 @@ class SimGridNetwork(PipeNetwork):
             return Demand(1.0, math.inf, loads)
         weights_s = [self._constants.weight_bytes / pipe.capacity_Bps for pipe in there]
         return Demand(
-            penalty=self._latency_s + sum(weights_s),
+            penalty=self._latency_s + math.fsum(weights_s),
             bound_Bps=GAMMA_BYTES / (2.0 * self._latency_s),
             loads=loads,
         )

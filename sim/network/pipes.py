@@ -55,6 +55,8 @@ class Pipe:
 
 Others = tuple[Pipe, Pipe]
 """The two other pipes that a flow of a pipe crosses."""
+Way = tuple[tuple[Pipe, Others], ...]
+"""The pipes that a flow crosses, its link's first."""
 
 OPEN = Pipe(-1, Constant(math.inf))
 """Limits nothing: stands where a flow crosses fewer than three pipes."""
@@ -74,10 +76,10 @@ class PipeNetwork(Network):
         self._link_pipes: dict[Link, Pipe] = {}
         self._uplinks: dict[int, Pipe] = {}
         self._downlinks: dict[int, Pipe] = {}
-        self._ways: dict[Link, tuple[tuple[Pipe, Others], ...]] = {}
+        self._ways: dict[Link, Way] = {}
         self._pipes_laid = 0
         self._altered: dict[Pipe, None] = {}
-        """Pipes in use whose flows or capacity have changed since the last sharing."""
+        """Pipes whose flows or capacity have changed since the last sharing."""
 
     def _enter(self, flow: Flow, now: float) -> None:
         self._join(flow, now)
@@ -89,7 +91,11 @@ class PipeNetwork(Network):
                 self._altered[pipe] = None
                 self._unsettle(now)
             else:
-                self._fall_idle(pipe, now)
+                pipe.level_Bps = math.inf
+                pipe.idle_s = now
+                if pipe.timer is not None:
+                    pipe.timer.cancel()
+                    pipe.timer = None
         flow.way = ()
 
     def _rescale(self, src: int, dst: int, now: float) -> None:
@@ -110,7 +116,7 @@ class PipeNetwork(Network):
         self._unsettle(now)
 
     def _attach(self, flow: Flow, now: float) -> bool:
-        """Returns whether nobody else is on the way."""
+        """Let the flow's pipes know of it; returns whether nobody else is on the way."""
         is_alone = True
         flow.way = self._way(flow.src, flow.dst)
         for pipe, others in flow.way:
@@ -121,14 +127,13 @@ class PipeNetwork(Network):
             pipe.flows[flow] = others
         return is_alone
 
-    def _way(self, src: int, dst: int) -> tuple[tuple[Pipe, Others], ...]:
-        """The pipes that a flow crosses, each with the two others; the link's first."""
+    def _way(self, src: int, dst: int) -> Way:
         way = self._ways.get((src, dst))
         if way is None:
             way = self._ways[src, dst] = self._lay(src, dst)
         return way
 
-    def _lay(self, src: int, dst: int) -> tuple[tuple[Pipe, Others], ...]:
+    def _lay(self, src: int, dst: int) -> Way:
         link = self._link(src, dst)
         if self._nic is None:
             return ((link, (OPEN, OPEN)),)
@@ -167,11 +172,3 @@ class PipeNetwork(Network):
         self._refresh(pipe, now)
         self._altered[pipe] = None
         self._unsettle(now)
-
-    def _fall_idle(self, pipe: Pipe, now: float) -> None:
-        pipe.level_Bps = math.inf
-        pipe.idle_s = now
-        self._altered.pop(pipe, None)
-        if pipe.timer is not None:
-            pipe.timer.cancel()
-            pipe.timer = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
@@ -30,7 +31,7 @@ class _Tank:
 
     def level(self) -> float:
         """Where it is full, if no demand stays behind before."""
-        return max(0.0, self.left_Bps) / sum(self.rising.values())
+        return max(0.0, self.left_Bps) / math.fsum(self.rising.values())
 
 
 def weighted_max_min(demands: Sequence[Demand]) -> list[float]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from hashlib import sha256
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpls.core.links import Link
+from mpls.core.streams import Stream
+from mpls.units import BandwidthRange
 from sim.clock import Clock
-from sim.network import NETWORKS, Overhead, make_network
+from sim.network import NETWORKS, Overhead, autoregressive_links, make_network, sine_links
 from tests.sim.network_rig import (
     Make,
     Transfer,
@@ -227,6 +231,37 @@ def test_every_flow_reaches_all_its_marks_in_order_and_the_same_run_twice_is_the
 def test_rates_over_a_flows_life_add_up_to_its_bytes(flows: list[Transfer], name: str) -> None:
     total_bytes = [flow.total_bytes for flow in flows]
     assert moved_bytes(usual(name), flows) == pytest.approx(total_bytes, rel=1e-9, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fluid", "56d90d89e9505bac"),
+        ("fluid-fast", "2e291a4628e63981"),
+        ("wifi", "d431ede4737f5cf5"),
+        ("lv08", "aa0e0c07085669c3"),
+    ],
+)
+def test_times_are_those_of_every_machine_and_python(name: str, expected: str) -> None:
+    draws = Stream(1, "golden")
+    pairs = [(a, b) for a in range(8) for b in range(8) if a != b]
+    flows = [
+        Transfer(draws.between(0.0, 2.0), *draws.pick(pairs), draws.between(1e4, 4e6), parts=3)
+        for _ in range(150)
+    ]
+    spec = BandwidthRange(10e6, 15e6)
+    swaying = sine_links(spec, 1, swing=0.5, period_s=0.9, step_s=0.1)
+    wandering = autoregressive_links(spec, 1, sd=0.2, correlation=0.9, step_s=0.1)
+    network = model(
+        name,
+        swaying if name == "fluid-fast" else wandering,
+        nic_Bps=12.5e6,
+        overhead=Overhead(round_trip_s=0.01),
+        latency_s=0.01,
+        stations_Bps=lambda worker: 5e6 + 3e6 * worker,
+    )
+    times_s = [at_s for passed in play(network, flows).marks for at_s, _ in passed]
+    assert sha256(struct.pack("<450d", *times_s)).hexdigest()[:16] == expected
 
 
 def test_flows_that_begin_together_cost_one_sharing() -> None:

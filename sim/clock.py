@@ -29,27 +29,29 @@ class Timer(Event):
         self._call = None
 
     def _fire(self, _: Event) -> None:
-        if self._call is not None:
-            self._call()
+        call, self._call = self._call, None
+        if call is not None:
+            call()
 
 
 class Clock:
     """Seconds since the simulation began, and what is due when."""
 
     def __init__(self) -> None:
-        self._env = simpy.Environment()
+        self._env = simpy.Environment(initial_time=0.0)
 
     @property
     def now(self) -> float:
         """In seconds."""
-        return float(self._env.now)
+        return self._env._now
 
     def at(self, when_s: float, call: Callable[[], None]) -> Timer:
         """Call at that time; calls for the same time are made in the order of their asking."""
-        assert when_s >= self._env.now, f"{when_s} is past, it is {self._env.now}"
-        timer = Timer(self._env, call)
+        env = self._env
+        assert when_s >= env._now, f"{when_s} is past, it is {env._now}"
+        timer = Timer(env, call)
         # SimPy itself schedules by delay only; its queue has (time, priority, count, event).
-        heappush(self._env._queue, (when_s, NORMAL, next(self._env._eid), timer))
+        heappush(env._queue, (when_s, NORMAL, next(env._eid), timer))
         return timer
 
     def run(self, until: Callable[[], bool] | None = None) -> None:

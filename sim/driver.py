@@ -29,10 +29,15 @@ from mpls.core.pacing import AskRound, AwaitUpdate, Evaluate, Mix, PublishSnapsh
 from mpls.core.round import Rounds
 from mpls.core.serving import Condition, Serving
 from mpls.core.spec import WorkerSpec
-from mpls.core.trace import Record, Sink, command_record, event_record, header
+from mpls.core.trace import Record, command_kind, command_record, event_record, header
 from sim.clock import Clock, Timer
 from sim.learning import Copy, Learning
+from sim.record import WorkerRecorder
 from sim.timing import Timing
+
+
+def _nothing(_: str) -> bool:
+    return False
 
 
 class Fabric(Protocol):
@@ -65,7 +70,7 @@ class VirtualWorker:
         fabric: Fabric,
         learning: Learning,
         timing: Timing,
-        sink: Sink | None,
+        records: WorkerRecorder | None,
         finished: Callable[[], None],
         done: int = 0,
         versions: int = 0,
@@ -93,7 +98,9 @@ class VirtualWorker:
         self._fabric = fabric
         self._learning = learning
         self._timing = timing
-        self._sink = sink
+        self._records = records
+        self._recorded = records.wants if records is not None else _nothing
+        self._events_recorded = self._recorded("event")
         self._story = training(spec.pace, learning.shards[index].pass_steps, done)
         self._frozen_s = 0.0
         self._held: list[Callable[[], None]] = []
@@ -109,7 +116,8 @@ class VirtualWorker:
     def start(self) -> None:
         """Begin to train and to talk."""
         now = self._clock.now
-        self._record(header(self.spec, now))
+        if self._recorded("header"):
+            self._write(header(self.spec, now))
         self._note("start")
         self._carry_out(self.conductor.start(now))
         self._turn(None)
@@ -122,8 +130,8 @@ class VirtualWorker:
             self._held.append(lambda: self.handle(event))
             return
         now = self._clock.now
-        if self._sink is not None:
-            self._sink.write(event_record(event, now))
+        if self._events_recorded:
+            self._write(event_record(event, now))
         self._carry_out(self.conductor.handle(event, now))
 
     def drain(self) -> None:
@@ -169,8 +177,8 @@ class VirtualWorker:
     def _carry_out(self, commands: list[Command]) -> None:
         failures: list[Event] = []
         for command in commands:
-            if self._sink is not None:
-                self._sink.write(command_record(command, self._clock.now))
+            if self._recorded(command_kind(command)):
+                self._write(command_record(command, self._clock.now))
             if isinstance(command, SendRequest):
                 failures += self._fabric.send(self, command)
             elif isinstance(command, CancelRequest):
@@ -332,11 +340,12 @@ class VirtualWorker:
     # --- records ---
 
     def _note(self, kind: str, **fields: Any) -> None:
-        self._record({"t": self._clock.now, "kind": kind, **fields})
+        if self._recorded(kind):
+            self._write({"t": self._clock.now, "kind": kind, **fields})
 
-    def _record(self, record: Record) -> None:
-        if self._sink is not None:
-            self._sink.write(record)
+    def _write(self, record: Record) -> None:
+        assert self._records is not None
+        self._records.write(record)
 
 
 class _Stretch:

@@ -211,13 +211,15 @@ class Fabric:
         assert transfer is not None
         if self._is_waiting(pulling):
             self._received[puller.index][event.request_id, event.layer] = transfer.snapshot
-        if ends and self._is_waiting(pulling):
-            self._forget(pulling)
-            # The credit for the last byte tells the server that the pull succeeded.
-            snapshot, serving = transfer.snapshot, pulling.server.serving
-            confirm_s = self._clock.now + self._timing.one_way_s
-            self._clock.at(confirm_s, lambda: serving.confirm(puller.name, snapshot))
+            if ends:
+                self._forget(pulling)
+                self._confirm(puller, pulling.server, transfer.snapshot)
         puller.handle(event)
+
+    def _confirm(self, puller: VirtualWorker, server: VirtualWorker, snapshot: Any) -> None:
+        """The credit for the last byte tells the server that the pull succeeded."""
+        serving, arrives_s = server.serving, self._clock.now + self._timing.one_way_s
+        self._clock.at(arrives_s, lambda: serving.confirm(puller.name, snapshot))
 
     def _end_probe(self, pulling: Pulling) -> None:
         message = pulling.message
@@ -269,6 +271,9 @@ class Fabric:
     def _deliver(self, seconds: float, pulling: Pulling, do: Any, small: bool) -> None:
         """Have each copy of an answer arrive after that long. A copy that is late is delivered even
         if its request has ended by then; none overtakes another of the same answer."""
+        if self.passage is on_time:
+            self._later(seconds, pulling, do)
+            return
         for late_s in self.passage(pulling.server.index, pulling.puller.index, small):
             due_s = self._clock.now + seconds + late_s
             if late_s == 0.0 and pulling.due_s <= due_s:

@@ -23,13 +23,17 @@ class Recorder:
         self._hash = hashlib.sha256()
 
     def of(self, name: str) -> WorkerRecorder:
-        """The sink of one worker."""
+        """What one worker writes to."""
         self.records[name] = []
         return WorkerRecorder(self, name)
 
+    def wants(self, kind: str) -> bool:
+        """Whether records of this kind are kept; others need not be made."""
+        return self._kinds is None or kind in self._kinds
+
     def keep(self, name: str, record: Record) -> None:
         """One record of one worker."""
-        if self._kinds is not None and record["kind"] not in self._kinds:
+        if not self.wants(record["kind"]):
             return
         self.records[name].append(record)
         line = json.dumps([name, record], separators=(",", ":"), allow_nan=False)
@@ -54,6 +58,7 @@ class WorkerRecorder:
     def __init__(self, recorder: Recorder, name: str) -> None:
         self._recorder = recorder
         self._name = name
+        self.wants = recorder.wants
 
     def write(self, record: Record) -> None:
         """Keep one record."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mpls.config import ClusterConfig
@@ -14,6 +16,18 @@ from sim.learning import Learning
 from sim.network import Network
 from sim.record import Recorder
 from sim.timing import Timing
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let Python look for garbage in circles a hundred times less often: a simulation makes none to
+    speak of, and looking through all its objects takes a tenth of its time."""
+    before = gc.get_threshold()
+    gc.set_threshold(100 * before[0], *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class Twin:
         timings = [timing] * len(config.workers) if isinstance(timing, Timing) else list(timing)
         self.timings = timings
         self.fabric = Fabric(self.clock, self.network, timings[0])
-        self._sinks = [
+        self._records = [
             recorder.of(worker.name) if recorder is not None else None for worker in config.workers
         ]
         self.workers = [self._worker(worker.id, 0, 0) for worker in config.workers]
@@ -54,9 +68,10 @@ class Twin:
 
     def run(self) -> Ended:
         """Until every worker that is alive has done its rounds."""
-        for worker in self.workers:
-            worker.start()
-        self.clock.run(self._is_over)
+        with rare_collections():
+            for worker in self.workers:
+                worker.start()
+            self.clock.run(self._is_over)
         ended_s = self.clock.now
         for worker in self.workers:
             worker.drain()
@@ -93,7 +108,7 @@ class Twin:
             self.fabric,
             self._learning,
             self.timings[index],
-            self._sinks[index],
+            self._records[index],
             self._note_finished,
             done,
             versions,

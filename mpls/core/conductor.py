@@ -66,7 +66,8 @@ class Conductor:
         self._now = now
         for story in self._stories.opening(now):
             self._spawn(story)
-        return self._run()
+        self._run()
+        return self._handed_out()
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take in one event; what it causes is returned in order."""
@@ -74,9 +75,10 @@ class Conductor:
         assert now >= self._now, f"time ran backwards: {now} after {self._now}"
         self._now = now
         _HANDLERS[type(event)](self, event)
-        commands = self._run()
+        self._run()
         self._fire_timers()
-        return commands + self._run()
+        self._run()
+        return self._handed_out()
 
     def deadline(self) -> float:
         """When `Ticked` is due at the latest, on the clock of `now`; infinite if nothing waits."""
@@ -163,13 +165,14 @@ class Conductor:
         self._ready.append((task, None))
         return task
 
-    def _run(self) -> list[Command]:
-        """Step every task that can go on, in order, and hand out the commands they caused."""
+    def _run(self) -> None:
+        """Step every task that can go on, in order."""
         self._busy = True
         while self._ready:
-            task, value = self._ready.popleft()
-            self._step(task, value)
+            self._step(*self._ready.popleft())
         self._busy = False
+
+    def _handed_out(self) -> list[Command]:
         commands, self._out = self._out, []
         return commands
 
@@ -200,6 +203,7 @@ class Conductor:
         group.results[task.index] = result
         group.running -= 1
         if group.running == 0:
+            group.children.clear()  # who know their group: no garbage in circles
             self._resume(group.parent, group.results)
 
     def _resume(self, task: Task, value: Any) -> None:
@@ -227,7 +231,7 @@ class Conductor:
     def _do_request(self, task: Task, request: Request) -> None:
         request_id = self._next_id
         self._next_id += 1
-        request = replace(request, ask=replace(request.ask, id=request_id))
+        request = Request(request.peer, replace(request.ask, id=request_id), request.timeout_s)
         attempt = Attempt(request_id, task, request, self._now, self._now)
         self._attempts[request_id] = attempt
         if attempt.moves_bytes():

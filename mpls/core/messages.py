@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Union
 
 from mpls.core import protocol
@@ -158,6 +159,7 @@ Command = Union[SendRequest, CancelRequest, PublishUpdate, RecordNote]
 
 # --- plain-data form, for traces --------------------------------------------------------------
 
+_PLAIN = frozenset({float, int, str, bool, type(None)})
 _BY_NAME: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
@@ -172,14 +174,22 @@ _BY_NAME: dict[str, type[Any]] = {
 def to_plain(value: Any) -> Any:
     """The value as numbers, strings, lists and dicts; a dataclass becomes a dict with its class
     name under "is"."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"is": type(value).__name__, **fields}
-    if isinstance(value, (tuple, list)):
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is tuple or kind is list:
         return [to_plain(item) for item in value]
-    if isinstance(value, dict):
+    if kind is dict:
         return {key: to_plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value):
+        fields = {name: to_plain(getattr(value, name)) for name in _names(kind)}
+        return {"is": kind.__name__, **fields}
     return value
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def from_plain(plain: Any) -> Any:

@@ -116,7 +116,8 @@ class Peer:
 
     def believe_progress(self, progress: Vector | None, layers: int) -> bool:
         """Keep valid progress; None is 'unknown', anything else False (and unknown)."""
-        valid = progress is None or (
+        known = progress is None or progress is self.progress
+        valid = known or (
             len(progress) == layers and all(isfinite(g) and g >= 0 for g in progress)
         )
         self.progress = progress if valid else None

@@ -67,6 +67,8 @@ class Serving:
         self._greeted: set[str] = set()
         self._resumable: dict[str, tuple[float, Snapshot]] = {}
         self._references: dict[str, Snapshot | Vector] = {}
+        self._progress: dict[str, tuple[int, Vector | None]] = {}
+        """Asker -> g of its last answer, and the version that it is of: asked for every second."""
         self.progress_mode = choose_progress_mode(
             spec.plan.progress, sum(self._layer_bytes.values()), len(spec.peers)
         )
@@ -75,18 +77,21 @@ class Serving:
         self,
         asker: str,
         request: protocol.Message,
-        snapshot: Snapshot,
+        snapshot: Snapshot | None,
         condition: Condition,
         now: float,
     ) -> Reply | Transfer:
-        """The reply to one request. An asker that has not said hello is refused everything else,
-        and so is one whose last hello was refused."""
+        """The reply to one request; `snapshot` is the latest, None before the first. An asker that
+        has not said hello is refused everything else, and so is one whose last hello was refused.
+        """
         if isinstance(request, protocol.Hello):
             return self._welcome(asker, request)
         if isinstance(request, protocol.Ping):
             return protocol.Pong(request.id, request.time_s)
         if asker not in self._greeted:
             return protocol.Error(request.id, "refused", "say hello first")
+        if snapshot is None:
+            return protocol.Error(request.id, "busy", "starting: there are no weights yet")
         if isinstance(request, protocol.Status):
             progress = self.progress_for(asker, snapshot)
             return protocol.StatusOk(
@@ -109,6 +114,14 @@ class Serving:
         reference = self._references.get(asker)
         if reference is None:
             return None
+        version, progress = self._progress.get(asker, (0, None))
+        if version != snapshot.version:
+            progress = self._since(reference, snapshot)
+            self._progress[asker] = snapshot.version, progress
+        return progress
+
+    @staticmethod
+    def _since(reference: Snapshot | Vector, snapshot: Snapshot) -> Vector | None:
         if isinstance(reference, tuple):
             progress = tuple(new - old for new, old in zip(snapshot.path, reference))
         else:
@@ -121,6 +134,7 @@ class Serving:
     def confirm(self, asker: str, snapshot: Snapshot) -> None:
         """The asker has all that it pulled of this snapshot: its t' advances."""
         self._references[asker] = snapshot.path if self.progress_mode == "path" else snapshot
+        self._progress.pop(asker, None)
         self._resumable.pop(asker, None)
 
     def part(self, asker: str) -> None:
@@ -143,7 +157,7 @@ class Serving:
             text = f"your model is {hello.model[:16]}, mine is {spec.model[:16]}"
             return protocol.Error(hello.id, "refused", text)
         if asker not in spec.peers:
-            return protocol.Error(hello.id, "refused", f"{asker} is not a peer of {spec.name}")
+            return protocol.Error(hello.id, "refused", f"{asker[:64]} is not a peer of {spec.name}")
         self._greeted.add(asker)
         return protocol.Welcome(hello.id, spec.name, spec.model, spec.histogram, spec.samples)
 
@@ -152,7 +166,7 @@ class Serving:
     ) -> Transfer | protocol.Error:
         unknown = [layer for layer in pull.layers if layer not in self._layer_bytes]
         if unknown:
-            return protocol.Error(pull.id, "unknown-layer", f"no layer {unknown[0]}")
+            return protocol.Error(pull.id, "unknown-layer", f"no layer {unknown[0][:64]}")
         layers = tuple((layer, self._layer_bytes[layer]) for layer in pull.layers)
         if pull.offset and pull.offset >= layers[0][1]:
             text = f"offset {pull.offset} is not within the {layers[0][1]} bytes of {layers[0][0]}"

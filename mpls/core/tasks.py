@@ -66,8 +66,9 @@ class Attempt:
     def awaits(self, layer: str) -> bool:
         """Whether this layer was asked for and has not ended yet."""
         assert isinstance(self.request.ask, protocol.Pull)
-        ended = [item.layer for item in self.layers] + [item.layer for item in self.refused]
-        return layer in self.request.ask.layers and layer not in ended
+        if layer not in self.request.ask.layers:
+            return False
+        return all(item.layer != layer for item in (*self.layers, *self.refused))
 
     def is_complete(self) -> bool:
         """Whether all that was asked for has come."""

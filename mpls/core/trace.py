@@ -70,11 +70,16 @@ def event_record(event: Event, now: float) -> Record:
     return {"t": now, "kind": "event", "event": to_plain(event)}
 
 
+def command_kind(command: Command) -> str:
+    """Of the record that the command leaves."""
+    return command.kind if isinstance(command, RecordNote) else _COMMAND_KINDS[type(command)]
+
+
 def command_record(command: Command, now: float) -> Record:
     """What the core asked for."""
     if isinstance(command, RecordNote):
         return {"t": now, "kind": command.kind, **to_plain(command.fields)}
-    return {"t": now, "kind": _COMMAND_KINDS[type(command)], "command": to_plain(command)}
+    return {"t": now, "kind": command_kind(command), "command": to_plain(command)}
 
 
 def read(path: Path) -> Iterator[Record]:

@@ -6,6 +6,7 @@ The simulator counts with these closed forms; tests hold them equal to the real 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgpack
@@ -61,6 +62,7 @@ def _request_bytes(pull: Pull, credits: int, rest_bytes: int) -> int:
     return encoded_bytes(pull) + quanta_bytes + encoded_bytes(Credit(pull.id, last))
 
 
+@lru_cache(1024)
 def _common_header_bytes(request_id: int, version: int, round: int) -> int:
     """A chunk without its layer, offset, total, bin prefix and data, which vary."""
     chunk = Chunk(request_id, "-", version, round, 0, 0, 0.0, b"-")
@@ -68,6 +70,7 @@ def _common_header_bytes(request_id: int, version: int, round: int) -> int:
     return encoded_bytes(chunk) - varying_bytes
 
 
+@lru_cache(4096)
 def _layer_bytes(layer: str, total: int, rest: int, length: int) -> int:
     """The last `rest` bytes of a layer in chunks of `length`, and what varies in their headers."""
     chunks = _ceil(rest, length)

@@ -146,7 +146,7 @@ class Network(ABC):
         self._settle()
 
     def _pass_mark(self, flow: Flow, now: float) -> None:
-        index = flow.passed
+        index, reached = flow.passed, flow.reached
         flow.passed += 1
         if flow.passed < len(flow.marks_bytes):
             flow.plan()
@@ -155,4 +155,4 @@ class Network(ABC):
             flow.since_bytes, flow.rate_Bps = flow.marks_bytes[-1], 0.0
             self._timetable.remove(flow)
             self._leave(flow, now)
-        flow.reached(index)
+        reached(index)

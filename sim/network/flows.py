@@ -83,6 +83,10 @@ class Flow:
             self.due_s = NEVER_S
 
 
+def _nobody(_: int) -> None:
+    """Hears nothing."""
+
+
 class Timetable:
     """All flows by the time of their next mark; of those due at once, the oldest flow first.
 
@@ -108,8 +112,9 @@ class Timetable:
         self._flows[flow.number] = flow
 
     def remove(self, flow: Flow) -> None:
-        """It has ended."""
+        """It has ended. It forgets whom to tell, who mostly knows it: no garbage in circles."""
         del self._flows[flow.number]
+        flow.reached = _nobody
 
     def update(self, flow: Flow) -> None:
         """Its next mark is due at another time than before."""

@@ -16,7 +16,9 @@ from sim.fault_effects import Faults
 from sim.record import Recorder
 from sim.twin import Twin
 
-LEAST_KINDS = frozenset({"plan", "pull", "round", "peer", "publish", "pass", "mix", "state"})
+LEAST_KINDS = frozenset(
+    {"plan", "again", "pull", "round", "peer", "publish", "pass", "mix", "state"}
+)
 """What the checks look at; replaying takes everything."""
 SLACK_S = 1e-6
 NOTICE_S = 0.1
@@ -36,6 +38,10 @@ class Life:
         """Its records of a kind."""
         return [record for record in self.records if record["kind"] == kind]
 
+    def planned_s(self, number: int) -> float:
+        """When the plan of a round was made."""
+        return next(plan["t"] for plan in reversed(self.of("plan")) if plan["round"] == number)
+
     def drained(self) -> bool:
         """Whether it lived to the end of the simulation."""
         return any(record["state"] == "stopped" for record in self.of("state"))
@@ -45,7 +51,7 @@ class Lives(Recorder):
     """Keeps what the checks need; with `everything` also a full trace and its hash."""
 
     def __init__(self, rounds_of: Callable[[str], Rounds], everything: bool = False) -> None:
-        super().__init__(None if everything else frozenset())
+        super().__init__(None if everything else LEAST_KINDS | {"header"})
         self.lives: dict[str, list[Life]] = {}
         self.everything = everything
         self._rounds_of = rounds_of
@@ -65,6 +71,11 @@ class Lives(Recorder):
             for peer, layers in _wanted(record):
                 budget_s = rounds.pull_budget_s(rounds.peers[peer], layers)
                 life.budgets_s[record["round"], peer] = budget_s
+        elif record["kind"] == "again":
+            # What is left of the pull that it stands in for ends when that would have ended.
+            key = record["round"], record["peer"]
+            ends_s = record["t"] - life.planned_s(record["round"]) + record["budget_s"]
+            life.budgets_s[key] = max(ends_s, life.budgets_s.get(key, 0.0))
 
 
 def findings(twin: Twin, lives: Lives, faults: Faults) -> list[str]:
@@ -96,7 +107,9 @@ def conserved(life: Life) -> Iterator[str]:
             continue
         report = reports[number]
         pulls = Counter(p["outcome"] for p in life.of("pull") if p["round"] == number)
-        if not planned == report["planned"] == sum(report["ends"].values()):
+        again = sum(len(one["layers"]) for one in life.of("again") if one["round"] == number)
+        ended = sum(report["ends"].values()) - again
+        if not (planned == report["planned"] == ended and again == report["again"]):
             yield f"{life.name} round {number}: {planned} pulls planned, report {report}"
         if dict(pulls) != report["ends"]:
             yield f"{life.name} round {number}: pulls ended {dict(pulls)}, report {report['ends']}"
@@ -135,8 +148,8 @@ def only_ready_peers(life: Life) -> Iterator[str]:
     for record in life.records:
         if record["kind"] == "peer":
             standing[record["peer"]] = record["standing"]
-        elif record["kind"] == "plan":
-            for peer, _ in _wanted(record):
+        elif record["kind"] in ("plan", "again"):
+            for peer in _asked(record):
                 if standing.get(peer) != "ready":
                     known = standing.get(peer, "unknown")
                     where = f"{life.name} round {record['round']}"
@@ -199,6 +212,11 @@ def replays(life: Life) -> Iterator[str]:
     difference = replay(life.records)
     if difference is not None:
         yield f"{life.name}: does not replay from record {difference.index} on: {difference}"
+
+
+def _asked(record: Record) -> list[str]:
+    """The peers that a plan, or a second try, uses."""
+    return [record["peer"]] if record["kind"] == "again" else [peer for peer, _ in _wanted(record)]
 
 
 def _wanted(plan: Record) -> list[tuple[str, Sequence[str]]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from math import ceil
 from typing import Any, Protocol
 
 from mpls.core.conductor import NEVER_S, Conductor
@@ -19,6 +18,7 @@ from mpls.core.messages import (
     Event,
     LayerRefused,
     PublishUpdate,
+    RecordNote,
     RoundDue,
     SendRequest,
     Source,
@@ -33,6 +33,7 @@ from mpls.core.trace import Record, command_kind, command_record, event_record, 
 from sim.clock import Clock, Timer
 from sim.learning import Copy, Learning
 from sim.record import WorkerRecorder
+from sim.stretch import Stretch
 from sim.timing import Timing
 
 
@@ -107,7 +108,7 @@ class VirtualWorker:
         """What came to pass while it was frozen."""
         self._update: PublishUpdate | None = None
         self._awaited: AwaitUpdate | None = None
-        self._stretch: _Stretch | None = None
+        self._stretch: Stretch | None = None
         self._interruptible = False
         self._step_s = 0.0
         self._tick: Timer | None = None
@@ -179,6 +180,8 @@ class VirtualWorker:
         for command in commands:
             if self._recorded(command_kind(command)):
                 self._write(command_record(command, self._clock.now))
+            if isinstance(command, RecordNote):
+                continue
             if isinstance(command, SendRequest):
                 failures += self._fabric.send(self, command)
             elif isinstance(command, CancelRequest):
@@ -259,7 +262,7 @@ class VirtualWorker:
         begun_s = self._clock.now
         seconds = self._learning.begin(self.index, turn.steps, not turn.until_update)
         seconds *= self.slowness
-        self._stretch = _Stretch(turn.steps, begun_s, seconds)
+        self._stretch = Stretch(turn.steps, begun_s, seconds)
         self._stretch.timer = self._clock.at(begun_s + seconds, self._end_stretch)
         self._interruptible = turn.until_update
         if turn.until_update and self._update is not None:
@@ -346,29 +349,3 @@ class VirtualWorker:
     def _write(self, record: Record) -> None:
         assert self._records is not None
         self._records.write(record)
-
-
-class _Stretch:
-    """Local steps under way."""
-
-    def __init__(self, steps: int, begun_s: float, seconds: float) -> None:
-        self.steps = steps
-        self.begun_s = begun_s
-        self.seconds = seconds
-        self.rested_s = 0.0
-        """While frozen."""
-        self.timer: Timer
-
-    def rest(self, seconds: float) -> float:
-        """Nothing was done for so long; returns when it ends now."""
-        self.rested_s += seconds
-        return self.begun_s + self.rested_s + self.seconds
-
-    def shorten(self, now: float) -> float:
-        """End at the next step boundary; returns when that is."""
-        step_s = self.seconds / self.steps
-        begun_s = self.begun_s + self.rested_s
-        done = ceil((now - begun_s) / step_s) if step_s > 0 else self.steps
-        self.steps = min(self.steps, max(1, done))
-        self.seconds = self.steps * step_s
-        return max(now, begun_s + self.seconds)

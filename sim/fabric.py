@@ -25,9 +25,10 @@ from mpls.core.messages import (
     Source,
 )
 from mpls.core.serving import Transfer
-from sim.clock import Clock, Timer
+from sim.clock import Clock
 from sim.driver import VirtualWorker
-from sim.network import Flow, Network
+from sim.in_flight import Pulling
+from sim.network import Network
 from sim.timing import Timing
 from sim.traffic import Traffic, chunk_and_credit_bytes, count, message_bytes
 
@@ -39,33 +40,6 @@ a small one, which faults may lose; requests are lost or on time."""
 def on_time(_: int, __: int, ___: bool) -> Sequence[float]:
     """The passage without faults."""
     return (0.0,)
-
-
-class Pulling:
-    """A pull or probe in flight, as both of its ends see it."""
-
-    def __init__(self, puller: VirtualWorker, server: VirtualWorker, message: Any) -> None:
-        self.puller = puller
-        self.server = server
-        self.message = message
-        self.flow: Flow | None = None
-        self.transfer: Transfer | None = None
-        self.started_at = 0
-        """Position that it resumed from, in bytes."""
-        self.asked_s = 0.0
-        self.wait_s = 0.0
-        self.due_s = 0.0
-        """Nothing of its answer arrives earlier: what was sent first is late."""
-        self.reported = 0
-        self.report: Timer | None = None
-
-    def position(self, network: Network) -> int:
-        """How far it has come in its layers laid end to end."""
-        return self.started_at + (int(network.position(self.flow)) if self.flow else 0)
-
-    def version(self) -> int:
-        """Of the snapshot that it brings; 0 before its first byte."""
-        return self.transfer.snapshot.version if self.transfer else 0
 
 
 class Fabric:

@@ -59,6 +59,11 @@ def _shape(message: protocol.Message) -> tuple[Any, ...]:
         return kind, width, message.layers, *numbers, message.credit
     if isinstance(message, (protocol.Status, protocol.Cancel)):
         return kind, width
+    if isinstance(message, (protocol.Hello, protocol.Welcome)):
+        texts = len(message.name.encode()), len(message.model)
+        return kind, width, message.v, *texts, len(message.histogram), _width(message.samples)
+    if isinstance(message, protocol.ProbeData):
+        return kind, width, len(message.data)
     return (message,)
 
 

@@ -174,7 +174,7 @@ _BY_NAME: dict[str, type[Any]] = {
 def to_plain(value: Any) -> Any:
     """The value as numbers, strings, lists and dicts; a dataclass becomes a dict with its class
     name under "is"."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _PLAIN:
         return value
     if kind is tuple or kind is list:

@@ -49,6 +49,7 @@ class Attempt:
     received_bytes: int = 0
     version: int = 0
     sharers: int = 1
+    marks: list[tuple[float, int]] = field(default_factory=list)
     layers: list[messages.LayerReceived] = field(default_factory=list)
     arrivals_s: list[float] = field(default_factory=list)
     refused: list[messages.LayerRefused] = field(default_factory=list)
@@ -66,9 +67,9 @@ class Attempt:
     def awaits(self, layer: str) -> bool:
         """Whether this layer was asked for and has not ended yet."""
         assert isinstance(self.request.ask, protocol.Pull)
-        if layer not in self.request.ask.layers:
-            return False
-        return all(item.layer != layer for item in (*self.layers, *self.refused))
+        here = (item.layer for item in self.layers)
+        refused = (item.layer for item in self.refused)
+        return layer in self.request.ask.layers and layer not in here and layer not in refused
 
     def is_complete(self) -> bool:
         """Whether all that was asked for has come."""

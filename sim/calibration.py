@@ -7,7 +7,7 @@ developed, and stands in where no file is given.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import fsum, sqrt
 from pathlib import Path
 from statistics import median
@@ -60,14 +60,20 @@ class Calibration:
     def timing(self, model: str) -> Timing:
         """What everything but training and transfers costs a worker with this model."""
         cost, measured = self._model(model), self.measured
-        network = measured.network
+        return replace(
+            self.delays(),
+            mix_s=measured.mix.seconds(cost.model_bytes),
+            publish_s=measured.publish.seconds(cost.model_bytes),
+            evaluate_s=cost.test_s,
+        )
+
+    def delays(self) -> Timing:
+        """What messages and serving cost, whatever the model."""
+        network = self.measured.network
         return Timing(
             one_way_s=median(network.busy_round_trip_s) / 2,
             serve_s=network.serve_s,
             deliver_s=network.deliver_s,
-            mix_s=measured.mix.seconds(cost.model_bytes),
-            publish_s=measured.publish.seconds(cost.model_bytes),
-            evaluate_s=cost.test_s,
         )
 
     def steps(self, model: str, batch_size: int, busy: bool) -> StepTimes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import click
 
 from mpls import __version__
 from mpls.core.settings import SCHEDULERS, STRATEGIES
-from mpls.errors import BadInput, MplsError, shown
+from mpls.endings import ended
+from mpls.errors import BadInput, shown
 from mpls.units import parse_bandwidths
 
-INTERRUPTED = 130
-NETS = ("links", "fluid", "fluid-fast", "wifi", "lv08")
+NETS = ("links", "fluid", "fluid-fast", "wifi", "lv08", "trace")
+TRAINS = ("real", "model", "replay")
+OF_THE_RECORDED = ("workers", "dataset", "model", "partition")
+"""What a replay has from its run."""
 GOOD_UNTILS = "accuracy=0.9, seconds=100"
 BANDWIDTH_WORDS = "10MB, 10-15MB (drawn for each link), 80Mbit, 1.5MiB; 5..25MB/5MB is a grid"
 RESUMED_WITH = ("resume", "jobs", "backend", "scheduler_address", "as_json")
@@ -92,18 +96,32 @@ def _option(*names: str, listed: Callback | None = None, **about: Any) -> Callab
 )
 @_option(
     "--train",
-    type=click.Choice(["real", "model"]),
+    type=click.Choice(TRAINS),
     default="real",
     show_default=True,
-    help="Really train, or take seconds and progress from the calibration, without accuracy.",
+    help="Really train; `model` takes seconds and progress from the calibration, without accuracy; "
+    "`replay` takes them from a recorded run.",
 )
 @_option(
     "--net",
     type=click.Choice(NETS),
     default="fluid",
     show_default=True,
-    help="Who shares what with whom; `links` is the paper's Eq. 7, where nobody does.",
+    help="Who shares what with whom; `links` is the paper's Eq. 7, where nobody does; with `trace` "
+    "transfers last as in a recorded run.",
 )
+@_option(
+    "--of",
+    type=click.Path(path_type=Path),
+    help="Recorded run for `replay` and `trace`: a folder of `mpls run`, or of --trace full.",
+)
+@_option(
+    "--vary",
+    multiple=True,
+    help="Links in time: step:10=0.5,30=1, sine:swing=.3,period=60, ar1:sd=.2,correlation=.9, or "
+    "file:rates.csv instead of --bw. Several times for a grid.",
+)
+@_option("--faults", help="A file of [[fault]] tables, or `seeded`, or seed=N: drawn ones.")
 @_option(
     "--overhead",
     type=click.Choice(["full", "none"]),
@@ -123,12 +141,12 @@ def _option(*names: str, listed: Callback | None = None, **about: Any) -> Callab
 @_option("--jobs", type=click.IntRange(1), help="Points at a time.  [default: all cores]")
 @_option(
     "--backend",
-    type=click.Choice(["loky", "dask"]),
+    type=click.Choice(["loky", "dask", "ray"]),
     default="loky",
     show_default=True,
-    help="Processes here, or a Dask cluster.",
+    help="Processes here, or a cluster of Dask or Ray.",
 )
-@_option("--scheduler-address", help="Of Dask, such as tcp://192.0.2.1:8786.")
+@_option("--scheduler-address", help="Of the cluster, such as tcp://192.0.2.1:8786.")
 @_option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.pass_context
 def command(context: click.Context, /, **flags: Any) -> int:
@@ -145,7 +163,11 @@ def command(context: click.Context, /, **flags: Any) -> int:
       python -m sim --bw 5..25MB/5MB --strategy mpls,appg --seeds 5
       python -m sim --workers 30,300 --topology k-regular --train model
       python -m sim --config my-cluster.toml --until accuracy=0.9
+      python -m sim --vary step:10=0.5,30=1 --faults seeded
+      python -m sim --of runs/latest --train replay --net trace
       python -m sim --resume runs/latest-sim
+      python -m sim compare runs/latest           (see compare --help)
+      python -m sim whatif runs/latest --bw 5MB   (see whatif --help)
 
     Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
     """
@@ -168,20 +190,50 @@ def _check(flags: dict[str, Any], given: list[str]) -> None:
         raise BadInput("--seed is one seed, --seeds a count: give one of them")
     if flags["train"] == "model" and "accuracy" in (flags["until"] or {}):
         raise BadInput("--until accuracy: not known with --train model; use --train real")
-    if flags["scheduler_address"] and flags["backend"] != "dask":
-        raise BadInput("--scheduler-address: only with --backend dask")
+    if flags["scheduler_address"] and flags["backend"] == "loky":
+        raise BadInput("--scheduler-address: only with --backend dask or ray")
+    _check_links(flags)
+    if not flags["resume"]:
+        _check_recorded(flags)
+
+
+def _check_links(flags: dict[str, Any]) -> None:
+    if flags["vary"] and flags["net"] in ("wifi", "trace"):
+        raise BadInput(f"--vary: --net {flags['net']} has no links to vary; use --net fluid")
+    if flags["bw"] and any(text.strip().startswith("file:") for text in flags["vary"]):
+        raise BadInput("--vary file: has the rates of all links; leave out --bw")
+    for name in ("bw", "nic"):
+        if flags[name] and flags["net"] == "trace":
+            raise BadInput(f"--{name}: with --net trace transfers last as recorded; leave it out")
+
+
+def _check_recorded(flags: dict[str, Any]) -> None:
+    """A recorded run is given where it is needed, and only there."""
+    replayed = flags["train"] == "replay"
+    if replayed and not flags["of"]:
+        raise BadInput("--train replay: of which run? --of runs/latest, a folder of `mpls run`")
+    if flags["net"] == "trace" and not flags["of"]:
+        raise BadInput("--net trace: of which run? --of runs/latest, a folder of `mpls run`")
+    if not flags["of"]:
+        return
+    if not replayed and flags["net"] != "trace":
+        raise BadInput("--of: is for --train replay and --net trace; add one of them")
+    if flags["config"]:
+        raise BadInput("--of: has a cluster file of its own; leave out --config")
+    for name in OF_THE_RECORDED if replayed else ():
+        if flags[name]:
+            raise BadInput(f"--{name}: a replay has that of the recorded run; leave it out")
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command; returns the exit code. The only place where errors become messages."""
-    try:
-        result = command.main(args, prog_name="python -m sim", standalone_mode=False)
-    except MplsError as error:
-        click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return INTERRUPTED
-    return result if isinstance(result, int) else 0
+    """Run the command; returns the exit code."""
+    given = sys.argv[1:] if args is None else args
+    if given[:1] == ["compare"]:
+        from sim.compare.cli import command as compare
+
+        return ended(compare, given[1:], "python -m sim compare")
+    if given[:1] == ["whatif"]:
+        from sim.compare.whatif import command as whatif
+
+        return ended(whatif, given[1:], "python -m sim whatif")
+    return ended(command, given, "python -m sim")

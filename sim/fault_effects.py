@@ -17,10 +17,9 @@ from math import ceil, inf, prod
 
 from mpls.core.links import Link
 from mpls.core.streams import Stream
-from mpls.errors import BadInput, shown
 from sim.clock import Timer
 from sim.driver import VirtualWorker
-from sim.faults import Fault
+from sim.faults import Fault, demand_known
 from sim.twin import Twin
 
 LONGEST_PAUSE_S = 5.0
@@ -61,20 +60,10 @@ class Faults:
         self._twin, self._clock = twin, twin.clock
         self._links = twin.config.links()
         self._late_s = twin.config.pull_settings().stall_s + LATE_AFTER_STALL_S
-        for number, fault in enumerate(self._faults, 1):
-            self._demand_known(f"[[fault]] number {number}", fault)
+        demand_known(self._faults, twin.config)
         twin.fabric.passage = self._passage
         for fault in self._faults:
             self._clock.at(fault.at_s, partial(_BEGIN[fault.kind], self, fault))
-
-    def _demand_known(self, place: str, fault: Fault) -> None:
-        named = [one for group in fault.groups for one in group]
-        named += [] if fault.worker is None else [fault.worker]
-        for worker in named:
-            if worker >= len(self._twin.workers):
-                raise BadInput(f"{place}: {worker}: must be a worker's id in the cluster")
-        if fault.link is not None and _sorted(fault.link) not in self._links:
-            raise BadInput(f"{place}: link = {shown(list(fault.link))}: is no link of the cluster")
 
     # --- processes ---
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpls.config import ClusterConfig
 from mpls.core.links import Link
 from mpls.core.streams import Stream
 from mpls.errors import BadInput, shown
@@ -151,6 +152,26 @@ def _groups(place: str, value: Any) -> tuple[tuple[int, ...], ...]:
     if not members or len(set(members)) < len(members):
         raise BadInput(f"{place}: groups = {shown(value)}: must name each worker once at most")
     return groups
+
+
+def demand_known(faults: Sequence[Fault], config: ClusterConfig, place: str = "") -> None:
+    """Raises BadInput, one line that begins with `place`, for the first fault of a worker or a link
+    that the cluster has not."""
+    workers, links = len(config.workers), set(config.links())
+    for number, fault in enumerate(faults, 1):
+        named = [one for group in fault.groups for one in group]
+        named += [] if fault.worker is None else [fault.worker]
+        for worker in named:
+            if worker >= workers:
+                raise BadInput(
+                    f"{place}[[fault]] number {number}: {worker}: must be a worker's id in the "
+                    f"cluster, 0 to {workers - 1}"
+                )
+        if fault.link is not None and (min(fault.link), max(fault.link)) not in links:
+            raise BadInput(
+                f"{place}[[fault]] number {number}: link = {shown(list(fault.link))}: is no link "
+                "of the cluster"
+            )
 
 
 def random_faults(

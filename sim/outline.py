@@ -41,6 +41,11 @@ def layers_of(config: ClusterConfig) -> tuple[tuple[Layer, ...], str]:
     return layers, manifest.hash
 
 
+def images_of(config: ClusterConfig) -> int:
+    """Training images of the configured data set."""
+    return IMAGES[config.data.dataset][0]
+
+
 def shards_of(config: ClusterConfig) -> list[Shard]:
     """What the configured partition gives each worker.
 

@@ -10,7 +10,19 @@ import numpy as np
 
 from mpls.core.streams import Stream
 
-SETTING = ("bw", "nic", "workers", "topology", "dataset", "model", "partition", "train", "net")
+SETTING = (
+    "bw",
+    "vary",
+    "nic",
+    "workers",
+    "topology",
+    "dataset",
+    "model",
+    "partition",
+    "train",
+    "net",
+    "faults",
+)
 """What is equal among those that are ranked against each other."""
 CONTENDER = ("strategy", "scheduler")
 RESAMPLES = 2000

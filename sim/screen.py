@@ -164,9 +164,10 @@ def print_points(rows: Sequence[Row]) -> None:
     """A line for each, with the hash that tells whether two of them went the same way."""
     for row in rows:
         accuracy = "" if row["accuracy"] is None else f"accuracy {row['accuracy']:.3f}, "
+        faults = f"{row['befell']} faults, " if row["faults"] else ""
         click.echo(
             f"{point_name(row, rows)}: {row['rounds']} rounds in {row['seconds']:.2f} s, {accuracy}"
-            f"{format_bytes(row['bytes'])}, trace SHA256 {row['trace_sha256']}"
+            f"{faults}{format_bytes(row['bytes'])}, trace SHA256 {row['trace_sha256']}"
         )
 
 

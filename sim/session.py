@@ -5,20 +5,26 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mpls.config import ClusterConfig, builtin, changed, dumps, load
+from mpls.config import ClusterConfig, ClusterTable, builtin, changed, dumps, load
+from mpls.endings import INTERRUPTED
 from mpls.errors import BadInput
 from mpls.model import data
 from sim import calibration
+from sim.engines import Engine
+from sim.fault_plans import NO_FAULTS, parse_faults
 from sim.point import Point, Row
 from sim.ranking import ranking
+from sim.recorded import CLUSTER_FILE, RecordedRun, read_run
 from sim.screen import print_points, print_ranking, watched
-from sim.sweep import GRID, Engine, Manner, Sweep, grid, new_folder
+from sim.sweep import GRID, Manner, Sweep, grid, new_folder
+from sim.variation import NONE, parse_variation
 
 STRATEGIES = ["mpls", "appg", "netmax", "local"]
 ROUNDS = 60
@@ -27,15 +33,14 @@ EVAL_EVERY = 2
 """Rounds between two tests in the default sweep, fine enough for times to an accuracy."""
 SEEDS = 3
 FLAGS_FILE = "sweep.json"
-CLUSTER_FILE = "cluster.toml"
 CALIBRATION_FILE = "calibration.json"
-KEPT = (*GRID, "seeds", "seed", "until", "train", "net", "overhead", "trace")
-"""Flags that a resumed sweep needs again; the others are in the files beside."""
+KEPT = (*GRID, "seeds", "seed", "until", "train", "net", "overhead", "trace", "vary", "faults")
+"""Flags that a resumed sweep needs again; the others are in the files beside. Files that these name
+are copied there, too."""
 INDEPENDENT = (
     "note: with --net links every link is alone: five pulls that share one network card would take "
     "4 to 5 times longer; --net fluid shares cards (--nic)"
 )
-INTERRUPTED = 130
 Flags = dict[str, Any]
 
 
@@ -74,22 +79,27 @@ def _near(folder: Path) -> str:
 
 
 def _defaults(flags: Flags) -> Flags:
-    """A cluster file knows its own strategy."""
-    several = not flags["config"] and not flags["strategy"]
+    """A cluster file knows its own strategy, and a recorded run its seed."""
+    several = not (flags["config"] or flags["of"] or flags["strategy"])
     return {"strategy": STRATEGIES} if several else {}
 
 
 def _begin(flags: Flags) -> Sweep:
     """In a new folder, with all that going on needs."""
-    base, path = _base(flags), flags["calibration"]
-    known = calibration.load(Path(path) if path else None)
-    points = _points(base, flags, known)
+    engine, path, of = _engine(flags), flags["calibration"], flags["of"]
+    known = calibration.load(None if path is None else Path(path))
+    run = read_run(of) if of else None
+    files = _Files()
+    base = _base(flags, run)
+    points = _points(base, flags, known, run, files)
     folder = new_folder(flags["out"], base.cluster.out)
-    kept = json.dumps({name: flags[name] for name in KEPT}, indent=1)
-    (folder / FLAGS_FILE).write_text(f"{kept}\n", encoding="utf-8")
+    kept = {name: flags[name] for name in KEPT}
+    kept["files"] = files.copy_to(folder)
+    kept["of"] = {"folder": str(of.resolve()), "sha256": run.sha256} if of and run else None
+    (folder / FLAGS_FILE).write_text(f"{json.dumps(kept, indent=1)}\n", encoding="utf-8")
     (folder / CLUSTER_FILE).write_text(dumps(base), encoding="utf-8")
     (folder / CALIBRATION_FILE).write_text(known.measured.dumps(), encoding="utf-8")
-    return Sweep(points, folder, _engine(flags))
+    return Sweep(points, folder, engine)
 
 
 def _as_begun(folder: Path) -> Flags:
@@ -104,19 +114,54 @@ def _as_begun(folder: Path) -> Flags:
 def _resume(flags: Flags) -> Sweep:
     folder = flags["resume"]
     known = calibration.load(folder / CALIBRATION_FILE)
-    points = _points(load(folder / CLUSTER_FILE), flags, known)
+    copies = flags.get("files", {})
+    files = _Files({name: folder / copy for name, copy in copies.items()})
+    run = _same_run(folder, flags["of"]) if flags["of"] else None
+    points = _points(load(folder / CLUSTER_FILE), flags, known, run, files)
     return Sweep(points, folder, _engine(flags))
 
 
-def _base(flags: Flags) -> ClusterConfig:
+def _same_run(folder: Path, of: dict[str, str]) -> RecordedRun:
+    """The recorded run of a sweep: too large to be copied, so it has to be as it was."""
+    run = read_run(Path(of["folder"]))
+    if run.sha256 != of["sha256"]:
+        raise BadInput(f"--resume {folder}: {run.place} has changed since; begin a new sweep")
+    return run
+
+
+class _Files:
+    """Where the files are that flags name: as named or, when resuming, copies of them."""
+
+    def __init__(self, copies: Mapping[str, Path] | None = None) -> None:
+        self._copies = copies or {}
+        self._named: dict[str, None] = {}
+
+    def __call__(self, name: str) -> Path:
+        self._named[name] = None
+        return self._copies.get(name, Path(name))
+
+    def copy_to(self, folder: Path) -> dict[str, str]:
+        """Copy all that were asked for; returns the names of the copies."""
+        copies = {}
+        for number, name in enumerate(self._named, 1):
+            copies[name] = f"input-{number}{Path(name).suffix}"
+            shutil.copyfile(name, folder / copies[name])
+        return copies
+
+
+def _base(flags: Flags, run: RecordedRun | None) -> ClusterConfig:
     """The cluster that the grid is spanned on."""
     tables: dict[str, dict[str, Any]] = {}
-    if flags["config"]:
+    if run is not None:
+        # Where that run left its folder says nothing of where this one belongs.
+        base, tables["cluster"] = run.config, {"out": ClusterTable().out}
+    elif flags["config"] is not None:
         base = load(flags["config"])
     else:
         base = builtin()
         tables["training"] = {"rounds": ROUNDS, "eval_every": EVAL_EVERY}
-    rounds = flags["rounds"] or (ROUNDS_UNTIL if flags["until"] else None)
+    endless = flags["until"] and flags["train"] != "replay"
+    rounds = flags["rounds"] or (ROUNDS_UNTIL if endless else None)
     if rounds:
         tables.setdefault("training", {})["rounds"] = rounds
     if flags["dataset"]:
@@ -124,8 +169,13 @@ def _base(flags: Flags) -> ClusterConfig:
     return changed(base, tables)
 
 
-def _points(base: ClusterConfig, flags: Flags, known: calibration.Calibration) -> list[Point]:
-    seeds = range(1, 1 + (flags["seeds"] or SEEDS)) if flags["seed"] is None else [flags["seed"]]
+def _points(
+    base: ClusterConfig,
+    flags: Flags,
+    known: calibration.Calibration,
+    run: RecordedRun | None,
+    found_at: _Files,
+) -> list[Point]:
     until = flags["until"] or {}
     manner = Manner(
         train=flags["train"],
@@ -134,14 +184,29 @@ def _points(base: ClusterConfig, flags: Flags, known: calibration.Calibration) -
         full_trace=flags["trace"] == "full",
         until_accuracy=until.get("accuracy"),
         until_s=until.get("seconds"),
+        of=run,
     )
+    variations = [parse_variation(text, found_at) for text in flags["vary"]] or [NONE]
+    faults = flags["faults"]
+    plan = NO_FAULTS if faults is None else parse_faults(faults, found_at)
     if manner.train == "real":
         data.load(base.data.dataset, base.data.root)
-    return grid(base, {name: flags[name] for name in GRID}, seeds, manner, known)
+    lists = {name: flags[name] for name in GRID}
+    return grid(base, lists, _seeds(flags, run), manner, known, variations, plan)
+
+
+def _seeds(flags: Flags, run: RecordedRun | None) -> Sequence[int]:
+    if flags["seed"] is not None:
+        return [flags["seed"]]
+    if run is not None and flags["seeds"] is None:
+        return [run.config.cluster.seed]
+    return range(1, 1 + (flags["seeds"] or SEEDS))
 
 
 def _engine(flags: Flags) -> Engine:
-    return Engine(flags["backend"], flags["jobs"] or -1, flags["scheduler_address"])
+    engine = Engine(flags["backend"], flags["jobs"] or -1, flags["scheduler_address"])
+    engine.demand_possible()
+    return engine
 
 
 def _write(sweep: Sweep, rows: Sequence[Row], ranked: Sequence[Row]) -> None:

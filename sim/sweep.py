@@ -7,8 +7,8 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,14 @@ from mpls.config import ClusterConfig, changed
 from mpls.core.strategies import make_strategy
 from mpls.errors import BadInput, RunFailed
 from sim.calibration import Calibration
+from sim.engines import Engine
+from sim.fault_plans import NO_FAULTS, FaultPlan
+from sim.outline import images_of
 from sim.point import Point, Row, ShareFile, simulate
+from sim.recorded import RecordedRun
+from sim.replayed_times import demand_transfers
+from sim.replaying import demand_replayable
+from sim.variation import NONE, Listed, Variation
 
 GRID = {
     "bw": ("network", "emulate"),
@@ -29,6 +36,8 @@ GRID = {
     "partition": ("data", "partition"),
 }
 """What may be a list, slowest first; table and key of each."""
+RECORDED = "recorded"
+"""The label of links whose rates come from a recorded run."""
 ROWS_FILE = "points.jsonl"
 SHARES = ".under-way"
 """Folder in which points under way say how far they are."""
@@ -44,6 +53,7 @@ class Manner:
     full_trace: bool
     until_accuracy: float | None = None
     until_s: float | None = None
+    of: RecordedRun | None = None
 
 
 def grid(
@@ -52,26 +62,35 @@ def grid(
     seeds: Sequence[int],
     manner: Manner,
     calibration: Calibration,
+    variations: Sequence[Variation] = (NONE,),
+    plan: FaultPlan = NO_FAULTS,
 ) -> list[Point]:
-    """Every combination of the listed values, on the base cluster where nothing is listed, and
-    every seed of it. BadInput where one is no valid cluster."""
+    """Every combination of the listed values and variations, on the base cluster where nothing is
+    listed, and every seed of it. BadInput where one is no valid cluster, or does not go with what
+    else is asked for."""
     points = {}
-    for values in itertools.product(*(lists.get(name) or [None] for name in GRID)):
+    for *values, vary in itertools.product(
+        *(lists.get(name) or [None] for name in GRID), variations
+    ):
         chosen = dict(zip(GRID, values))
         for seed in seeds:
             config = _configured(base, chosen, seed)
-            labels = labels_of(config, manner)
-            point = Point(config, calibration, labels=labels, **vars(manner))
-            points[point.key] = point
+            faults = plan.faults(config, _run_s(config, manner, calibration))
+            point = Point(config, calibration, vary=vary, faults=faults, **vars(manner))
+            points[point.key] = replace(point, labels=labels_of(point, plan))
     _try_out(list(points.values()), calibration)
     return list(points.values())
 
 
-def labels_of(config: ClusterConfig, manner: Manner) -> dict[str, Any]:
+def labels_of(point: Point, plan: FaultPlan = NO_FAULTS) -> dict[str, Any]:
     """What tells the points of a sweep apart, and a row without its sweep what it is of."""
-    network = config.network
+    config, network, vary = point.config, point.config.network, point.vary
+    bw = "" if isinstance(vary, Listed) else str(network.emulate or network.prior_bw)
+    if point.has_recorded_links:
+        bw = RECORDED
     return {
-        "bw": str(network.emulate or network.prior_bw),
+        "bw": bw,
+        "vary": vary.text,
         "nic": str(network.nic or ""),
         "strategy": config.mpls.strategy,
         "scheduler": config.mpls.scheduler,
@@ -81,8 +100,10 @@ def labels_of(config: ClusterConfig, manner: Manner) -> dict[str, Any]:
         "model": config.model.name,
         "partition": config.data.partition,
         "seed": config.cluster.seed,
-        "train": manner.train,
-        "net": manner.net,
+        "train": point.train,
+        "net": point.net,
+        "faults": plan.text,
+        "of": Path(point.of.place).resolve().name if point.of is not None else "",
     }
 
 
@@ -105,68 +126,35 @@ def _workers(base: ClusterConfig, count: int) -> list[dict[str, Any]]:
     return [{"id": i, "address": "127.0.0.1:0", "speed": speed} for i, speed in enumerate(speeds)]
 
 
+def _run_s(config: ClusterConfig, manner: Manner, calibration: Calibration) -> float:
+    """About how long a point runs, at least: its local passes, or until it is stopped."""
+    if manner.until_s is not None:
+        return manner.until_s
+    if manner.train == "replay" and manner.of is not None:
+        return max(fsum(one.seconds for one in worker.passes) for worker in manner.of.workers)
+    training = config.training
+    pass_steps = images_of(config) // len(config.workers) // training.batch_size
+    steps = calibration.steps(config.model.name, training.batch_size, busy=True)
+    return training.rounds * max(1, training.local_steps or pass_steps) * steps.mean_s
+
+
 def _try_out(points: Sequence[Point], calibration: Calibration) -> None:
-    """BadInput now, rather than from some process later, for a user's own code and models."""
+    """BadInput now, rather than from some process later: for a user's own code and models, links
+    that a file of rates leaves out, and what a recorded run has not."""
     strategies = {point.config.mpls.strategy: point.config for point in points}
     for config in strategies.values():
         make_strategy(config.plan_settings())
-    for model in {point.config.model.name for point in points}:
+    for model in {point.config.model.name for point in points if point.train != "replay"}:
         calibration.timing(model)
+    for point in points:
+        point.vary.links(point.config)
+        if point.of is not None and point.train == "replay":
+            demand_replayable(point.of, point.config)
+        if point.of is not None and point.has_recorded_links:
+            demand_transfers(point.of)
 
 
 # --- running ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Who does the work: joblib's backend, how many at a time, and where dask's scheduler is."""
-
-    backend: str = "loky"
-    jobs: int = -1
-    scheduler_address: str | None = None
-
-    def at_once(self, points: int) -> int:
-        """How many of so many points run at a time on this machine."""
-        import joblib
-
-        return max(1, min(points, int(joblib.effective_n_jobs(self.jobs))))
-
-    def jobs_for_each(self, points: int) -> int:
-        """How many processes are left for the training of each: all, where there is one point."""
-        import joblib
-
-        if self.backend == "dask":
-            return 1
-        return max(1, int(joblib.effective_n_jobs(self.jobs)) // self.at_once(points))
-
-    @contextmanager
-    def parallel(self, points: int) -> Iterator[Any]:
-        """What runs joblib's tasks and yields their results as they end, within this context."""
-        import joblib
-
-        how = {"return_as": "generator_unordered", "pre_dispatch": "n_jobs"}
-        if self.backend == "dask":
-            with _client(self.scheduler_address), joblib.parallel_config(backend="dask"):
-                yield joblib.Parallel(**how)
-        elif self.at_once(points) == 1:
-            yield joblib.Parallel(n_jobs=1, **how)
-        else:
-            with joblib.parallel_config(backend=self.backend, inner_max_num_threads=1):
-                yield joblib.Parallel(n_jobs=self.at_once(points), **how)
-
-
-def _client(address: str | None) -> Any:
-    """A connection to Dask, which joblib's backend finds by itself."""
-    if address is None:
-        raise BadInput("--backend dask: needs --scheduler-address, such as tcp://192.0.2.1:8786")
-    try:
-        from dask.distributed import Client
-    except ImportError:
-        raise BadInput('--backend dask: needs the extra: pip install "mpls-dfl[cluster]"') from None
-    try:
-        return Client(address, timeout=10)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
-        raise BadInput(f"--scheduler-address {address}: no Dask scheduler there: {error}") from None
 
 
 class Sweep:

@@ -20,6 +20,7 @@ FILE_LINES = 400
 ROOMS = {
     "mpls.errors": "base",
     "mpls.units": "base",
+    "mpls.endings": "base",
     "mpls.core": "core",
     "mpls.wire": "wire",
     "mpls.model": "model",

@@ -26,5 +26,6 @@ for version in 3.10 3.11 3.12 3.13; do
     echo "python $version: core, wire, config and sim without torch"
     "$venv/bin/python" -m pytest -p no:cacheprovider tests/core tests/wire tests/test_config.py \
         tests/test_config_keys.py tests/test_units.py tests/test_topology.py tests/test_forecast.py \
-        tests/test_architecture.py tests/sim/test_twin.py tests/sim/test_network_flows.py
+        tests/test_architecture.py tests/sim/test_twin.py tests/sim/test_network_flows.py \
+        tests/sim/test_recorded.py tests/sim/test_replay.py tests/sim/test_variation.py
 done

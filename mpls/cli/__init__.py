@@ -7,23 +7,22 @@ once.
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 import click
 
 from mpls import __version__
-from mpls.errors import MplsError
+from mpls.endings import ended
 
 COMMANDS = {
     "run": "Run all workers of a cluster on this machine.",
     "worker": "Run one worker of a cluster, one of its servers.",
     "check": "Validate a cluster file and say what would run.",
     "generate": "Write a cluster file.",
+    "keys": "Make the keys with which workers know each other.",
     "plan": "Explain one scheduling decision.",
     "calibrate": "Measure this machine for the twin.",
 }
 """Each is `command` in the module of its name."""
-INTERRUPTED = 130
 
 
 class LazyGroup(click.Group):
@@ -64,15 +63,5 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run a command; returns the exit code. The only place where errors become messages."""
-    try:
-        result: Any = cli.main(args, prog_name="mpls", standalone_mode=False)
-    except MplsError as error:
-        click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.Abort:
-        return INTERRUPTED
-    return result if isinstance(result, int) else 0
+    """Run a command; returns the exit code."""
+    return ended(cli, args, "mpls")

@@ -31,10 +31,19 @@ def write_sweep(folder: Path, rows: Sequence[Row], ranked: Sequence[Row], missin
 def title(setting: Row) -> str:
     """What was equal for all that are ranked."""
     nic = f" (cards {setting['nic']}/s)" if setting["nic"] else ""
+    faults = f", faults {setting['faults']}" if setting["faults"] else ""
     return (
-        f"links of {setting['bw']}/s{nic}, {setting['topology']} of {setting['workers']}, "
-        f"{setting['model']} on {setting['dataset']} ({setting['partition']})"
+        f"{_links(setting)}{nic}, {setting['topology']} of {setting['workers']}, "
+        f"{setting['model']} on {setting['dataset']} ({setting['partition']}){faults}"
     )
+
+
+def _links(setting: Row) -> str:
+    if setting["bw"] == "recorded":
+        return "links as recorded"
+    rates = [f"of {setting['bw']}/s"] if setting["bw"] else []
+    varying = [f"by {setting['vary']}"] if setting["vary"] else []
+    return " ".join(["links", *rates, *varying])
 
 
 def contender_name(item: Row, items: Sequence[Row]) -> str:
@@ -88,9 +97,9 @@ def _settings(rows: Sequence[Row], ranked: Sequence[Row]) -> Iterator[Section]:
 
 
 def _words(setting: Row) -> str:
-    train = "really trained" if setting["train"] == "real" else "training fitted, accuracy unknown"
+    how = f"Network model {setting['net']}, {TRAINED[setting['train']]}."
     return (
-        f"Network model {setting['net']}, {train}. Means over the seeds, in brackets their 95 % "
+        f"{how} Means over the seeds, in brackets their 95 % "
         "bootstrap intervals; times are virtual, traffic is what all workers received."
     )
 
@@ -114,10 +123,18 @@ def _point(row: Row, rows: Sequence[Row]) -> list[str]:
     ]
 
 
-PLACES = ("bw", "nic", "workers", "topology", "model", "partition", "strategy", "scheduler")
+TRAINED = {
+    "real": "really trained",
+    "model": "training fitted, accuracy unknown",
+    "replay": "training replayed from a recorded run",
+}
+PLACES = ("bw", "vary", "nic", "workers", "topology", "model", "partition", "strategy", "scheduler")
+NOTHING = {"bw": "", "vary": "steady", "nic": "no"}
+"""What an empty value says beside others."""
 
 
 def point_name(row: Row, rows: Sequence[Row]) -> str:
     """What tells it from the others."""
     varying = [name for name in PLACES if len({other[name] for other in rows}) > 1]
-    return " ".join([*(str(row[name] or "no") for name in varying), f"seed {row['seed']}"])
+    words = [str(row[name]) or NOTHING[name] for name in varying]
+    return " ".join([*filter(None, words), f"seed {row['seed']}"])

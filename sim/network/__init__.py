@@ -10,6 +10,7 @@ from sim.network.links import (
     constant_links,
     drawn_links,
     file_links,
+    require_links,
     sine_links,
     stepping_links,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "file_links",
     "make_network",
     "read_rates",
+    "require_links",
     "sine_links",
     "stepping_links",
 ]

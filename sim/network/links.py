@@ -68,8 +68,13 @@ def autoregressive_links(
 def file_links(path: Path, links: Iterable[Link]) -> Links:
     """As a file of rates says, which has to name both directions of each of these links."""
     rates = read_rates(path)
+    require_links(str(path), rates, links)
+    return lambda src, dst: rates[src, dst]
+
+
+def require_links(place: str, rates: Mapping[Link, Steps], links: Iterable[Link]) -> None:
+    """BadInput that names the place where a direction of one of these links has no rate."""
     for a, b in links:
         for src, dst in ((a, b), (b, a)):
             if (src, dst) not in rates:
-                raise BadInput(f"{path}: no rate from worker {src} to worker {dst}; add a row")
-    return lambda src, dst: rates[src, dst]
+                raise BadInput(f"{place}: no rate from worker {src} to worker {dst}; add a row")

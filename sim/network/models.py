@@ -18,7 +18,7 @@ NETWORKS = ("links", "fluid", "wifi", "fluid-fast", "lv08", "trace")
 def make_network(
     name: str,
     clock: Clock,
-    links: Links,
+    links: Links | None = None,
     nic_Bps: float | None = None,
     overhead: Overhead | None = None,
     *,
@@ -38,6 +38,13 @@ def make_network(
     `nic_Bps` is the rate of each worker's card, uplink and downlink each; None for no cards.
     `overhead` is by default that of a shaped Linux link.
     """
+    if name == "wifi":
+        assert stations_Bps is not None
+        return Airtime(clock, stations_Bps)
+    if name == "trace":
+        assert duration_s is not None
+        return Replayed(clock, duration_s)
+    assert links is not None, f"{name} has links"
     if overhead is None:
         overhead = Overhead()
     if name == "links":
@@ -46,12 +53,6 @@ def make_network(
         return Fluid(clock, links, nic_Bps, overhead, EXACT)
     if name == "fluid-fast":
         return Fluid(clock, links, nic_Bps, overhead, NEARLY)
-    if name == "wifi":
-        assert stations_Bps is not None
-        return Airtime(clock, stations_Bps)
-    if name == "trace":
-        assert duration_s is not None
-        return Replayed(clock, duration_s)
     assert name in ("lv08", "cm02"), name
     constants = LV08 if name == "lv08" else CM02
     return SimGridNetwork(clock, links, nic_Bps, latency_s, constants)

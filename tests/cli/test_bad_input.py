@@ -90,7 +90,7 @@ def test_a_bad_flag_is_named_by_its_key(
 @pytest.mark.parametrize(
     ("edit", "why"),
     [
-        (("127.0.0.1:5702", "192.0.2.13:5702"), "loopback addresses only"),
+        (("127.0.0.1:5702", "192.0.2.13:5702"), "`mpls keys "),
         (("id = 1", 'id = 1\ntransport = "grpc"'), 'transport = "zmq" only'),
     ],
 )

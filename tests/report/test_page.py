@@ -14,6 +14,7 @@ from mpls.report.sweep import measure, point_name, ranking_sheet, title, write_s
 
 SETTING: dict[str, Any] = {
     "bw": "10-15MB",
+    "vary": "",
     "nic": "",
     "workers": 3,
     "topology": "ring",
@@ -22,6 +23,7 @@ SETTING: dict[str, Any] = {
     "partition": "dirichlet",
     "train": "real",
     "net": "fluid",
+    "faults": "",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from sim.cli import main
 
+LIVE = Path(__file__).with_name("live-run")
 SMALL = ["--train", "model", "--rounds", "3", "--jobs", "1"]
 
 
@@ -141,6 +143,21 @@ def test_a_bad_bandwidth_is_one_line_that_shows_good_ones(
         (["--until", "accuracy=0.9"], "--train real"),
         (["--seed", "1", "--seeds", "2"], "--seeds"),
         (["--scheduler-address", "tcp://127.0.0.1:1"], "--backend dask"),
+        (["--backend", "dask"], "--scheduler-address"),
+        (["--vary", "step:3"], "step:10=0.5,30=1"),
+        (["--vary", "file:no.csv"], "no.csv"),
+        (["--vary", "ar1:sd=.2", "--net", "wifi"], "--net fluid"),
+        (["--vary", "file:no.csv", "--bw", "1MB"], "leave out --bw"),
+        (["--faults", "no.toml"], "seeded"),
+        (["--faults", ""], "seeded"),
+        (["--config", ""], "no such file"),
+        (["--faults", "seeded,within=0"], "within"),
+        (["--net", "trace"], "--of"),
+        (["--of", "nowhere"], "--train replay"),
+        (["--of", "nowhere", "--net", "trace"], "nowhere"),
+        (["--of", "nowhere", "--net", "trace", "--bw", "1MB"], "--bw"),
+        (["--of", "nowhere", "--net", "trace", "--nic", "1MB"], "--nic"),
+        (["--of", "nowhere", "--net", "trace", "--config", "c.toml"], "--config"),
         (["--config", "nowhere.toml"], "nowhere.toml"),
         (["--calibration", "nowhere.json"], "nowhere.json"),
         (["--dataset", "cats"], "cats"),
@@ -154,6 +171,151 @@ def test_bad_input_is_one_line_and_leaves_no_folder(
     (line,) = capsys.readouterr().err.splitlines()
     assert named in line
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["--bww", "3"], "No such option '--bww'"),
+        (["--net", "ether"], "'ether' is not one of 'links', 'fluid'"),
+        (["--bw"], "Option '--bw' requires an argument"),
+        (["--rounds", "0"], "0 is not in the range x>=1"),
+        (["--rounds", "many"], "'many' is not a valid integer"),
+        (["--json=yes"], "'--json' does not take a value"),
+        (["mpls"], "Got unexpected extra argument (mpls)"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_one_line_with_the_way_out(
+    args: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert named in line
+    assert line.endswith("See `python -m sim --help`")
+
+
+@pytest.mark.parametrize(
+    ("backend", "package", "remedy"),
+    [("ray", "ray", "pip install ray"), ("dask", "distributed", 'pip install "mpls-dfl[cluster]"')],
+)
+def test_a_cluster_whose_package_is_missing_is_named_before_anything_is_made(
+    backend: str,
+    package: str,
+    remedy: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sim.engines._is_installed", lambda name: name != package)
+    args = ["--backend", backend, "--scheduler-address", "tcp://127.0.0.1:1"]
+    assert main([*SMALL, *args]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert remedy in line
+    assert not Path("runs").exists()
+
+
+def test_a_users_text_cannot_break_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--net", "a\nb\x1b[31m"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+
+
+# --- links in time, faults, recorded runs ---------------------------------------------------------
+
+
+def test_variations_make_a_grid(capsys: pytest.CaptureFixture[str]) -> None:
+    varying = ["--vary", "none", "--vary", "step:0.1=0.5,1=1", "--bw", "1MB,2MB"]
+    found = json_of(capsys, *varying, "--strategy", "mpls", "--seed", "1")
+    settings = [(setting["bw"], setting["vary"]) for setting in found["ranking"]]
+    assert settings == [(bw, vary) for bw in ("1MB", "2MB") for vary in ("", "step:0.1=0.5,1=1")]
+    assert len({p["trace_sha256"] for p in found["points"]}) == 4
+
+
+def test_a_file_of_rates_replaces_the_bandwidth(capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = [(a, b) for a in range(3) for b in range(3) if a != b]
+    rows = [f"0,{a},{b},1e6" for a, b in pairs] + [f"0.2,{a},{b},1e5" for a, b in pairs]
+    Path("rates.csv").write_text("\n".join(["t_s,src,dst,rate_Bps", *rows]))
+    (row,) = json_of(capsys, "--vary", "file:rates.csv", "--strategy", "mpls", "--seed", "1")[
+        "points"
+    ]
+    assert (row["bw"], row["vary"]) == ("", "file:rates.csv")
+    main(["--resume", "runs/latest-sim"])
+    assert "links by file:rates.csv" in capsys.readouterr().out
+
+
+def test_a_resumed_sweep_reads_the_files_that_it_was_begun_with(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fault = '[[fault]]\nat_s = 0.05\nkind = "crash"\nworker = {}\n'
+    Path("f.toml").write_text(fault.format(1))
+    args = [*SMALL, "--strategy", "mpls", "--seeds", "2", "--faults", "f.toml", "--out", "here"]
+    assert main(args) == 0
+    rows = Path("here/points.jsonl").read_text().splitlines(keepends=True)
+    Path("here/points.jsonl").write_text(rows[0])
+    Path("f.toml").write_text(fault.format(2))
+    assert main(["--resume", "here", "--jobs", "1"]) == 0
+    again = [json.loads(line) for line in Path("here/points.jsonl").read_text().splitlines()]
+    kept = [json.loads(row) for row in rows]
+    assert [(r["key"], r["trace_sha256"], r["befell"]) for r in again] == [
+        (r["key"], r["trace_sha256"], 1) for r in kept
+    ]
+
+
+def test_faults_are_part_of_what_a_point_is(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--strategy", "mpls", "--seed", "1", "--faults"]
+    rows = [json_of(capsys, *args, text)["points"][0] for text in ("seeded", "seed=1", "seed=2")]
+    assert rows[0]["trace_sha256"] == rows[1]["trace_sha256"] != rows[2]["trace_sha256"]
+    assert [row["faults"] for row in rows] == ["seeded", "seed=1", "seed=2"]
+
+
+@pytest.mark.parametrize("net", ["trace", "fluid", "links"])
+def test_a_recorded_run_is_replayed(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--of", str(LIVE), "--train", "replay", "--net", net, "--jobs", "1", "--json"]
+    assert main(args) == 0
+    (row,) = json.loads(capsys.readouterr().out)["points"]
+    assert (row["rounds"], row["seed"], row["of"], row["strategy"]) == (8, 1, "live-run", "mpls")
+    assert row["accuracy"] == pytest.approx(0.884, abs=0.001)
+    assert row["bw"] == ("recorded" if net == "trace" else "10-15MB")
+
+
+def test_real_training_can_take_the_transfers_of_a_recorded_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    args = ["--of", str(LIVE), "--net", "trace", "--rounds", "4", "--jobs", "1", "--json"]
+    assert main(args) == 0
+    (row,) = json.loads(capsys.readouterr().out)["points"]
+    assert (row["train"], row["rounds"]) == ("real", 4)
+    assert row["accuracy"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["--rounds", "9"], "--rounds 8 replays them"),
+        (["--workers", "4"], "--workers: a replay has that of the recorded run"),
+        (["--model", "lenet5"], "--model: a replay has that of the recorded run"),
+        (["--partition", "iid"], "--partition: a replay has that of the recorded run"),
+    ],
+)
+def test_a_replay_cannot_change_what_was_recorded(
+    args: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--of", str(LIVE), "--train", "replay", *args]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert named in line
+    assert not Path("runs").exists()
+
+
+def test_a_resumed_replay_wants_the_run_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(LIVE, "run")
+    args = ["--of", "run", "--train", "replay", "--seeds", "2", "--out", "here", "--jobs", "1"]
+    assert main(args) == 0
+    assert main(["--resume", "here"]) == 0
+    with Path("run/w0.trace.jsonl").open("a") as file:
+        file.write('{"t":9.0,"kind":"state"}\n')
+    capsys.readouterr()
+    assert main(["--resume", "here"]) == 2
+    assert "run has changed since" in capsys.readouterr().err
 
 
 def test_links_are_said_to_be_independent(capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,6 +124,18 @@ def test_after_a_longer_cut_a_pull_says_hello_on_the_new_connection_and_resumes_
     assert last["bytes"] == 20_000_000 - 9_998_000
 
 
+@pytest.mark.parametrize("cut_s", [5.0, 10.0])
+def test_a_long_cut_is_resumed_by_version_while_the_deadline_of_the_pull_allows(cut_s):
+    seen = Disturbed(Fault(3.0, "cut", link=(0, 1), for_s=cut_s))
+    back_s = seen.faults.ups[0, 1][0]
+    whole = next(one for one in seen.of("attempt") if one["outcome"] == "ok")
+    assert back_s < whole["start_s"] < back_s + 1.1
+    resumed = next(pull for _, pull in seen.messages("Pull") if pull["id"] == whole["request"])
+    assert (resumed["layers"], resumed["version"]) == (["big"], 2)
+    assert whole["bytes"] == 20_000_000 - resumed["offset"] < 10_500_000
+    assert all(one["ends"] == {"applied": 2} for one in seen.of("round")[1:])
+
+
 def test_a_cut_of_five_seconds_takes_the_peer_out_of_plans_until_it_is_heard_again():
     seen = Disturbed(Fault(5.0, "cut", link=(0, 1), for_s=5.0))
     ready_s = [one["t"] for one in seen.of("peer") if one["standing"] == "ready"][-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,8 +18,9 @@ import pytest
 from mpls.config import builtin, changed
 from mpls.errors import BadInput
 from sim import calibration
+from sim.engines import Engine
 from sim.point import Point
-from sim.sweep import ROWS_FILE, SHARES, Engine, Manner, Sweep, grid, new_folder
+from sim.sweep import ROWS_FILE, SHARES, Manner, Sweep, grid, new_folder
 
 SHIPPED = calibration.load().measured
 LENET5 = replace(SHIPPED.models[0], name="lenet5")
@@ -146,6 +148,23 @@ def test_a_dask_cluster_gives_the_same_rows(tmp_path: Path) -> None:
             rows.append([(row["key"], row["trace_sha256"]) for row in sweep.ordered()])
     assert rows[0] == rows[1]
     assert len(rows[0]) == 4
+
+
+@pytest.mark.live
+def test_ray_gives_the_same_rows(tmp_path: Path) -> None:
+    """A cluster of two processes that Ray starts here, in a process of its own: Ray warns."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed (pip install ray): its backend is not tested")
+    hashes = []
+    for backend in ("loky", "ray"):
+        command = [sys.executable, "-m", "sim", "--train", "model", "--rounds", "4", "--seeds", "3"]
+        command += ["--strategy", "mpls", "--jobs", "2", "--json", "--backend", backend]
+        out = subprocess.run(
+            [*command, "--out", str(tmp_path / backend)], check=True, capture_output=True, text=True
+        ).stdout
+        hashes.append([row["trace_sha256"] for row in json.loads(out)["points"]])
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes[0])) == 3
 
 
 @contextmanager

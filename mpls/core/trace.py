@@ -9,7 +9,7 @@ happened, so that the same events fed to a fresh core must give the same command
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -113,37 +113,51 @@ class Difference:
     replayed: Record | None
 
 
+Feed = Callable[[Conductor, Sequence[Record]], Iterable[Record]]
+"""Hands records of kind `start` and `event` to a core; gives them back with what they caused."""
+
+
 def replay(records: Iterable[Record]) -> Difference | None:
     """Feed a trace's events to a fresh core; None if it gives the identical commands."""
+    recorded, again = replayed(records)
+    return first_difference(recorded, again)
+
+
+def replayed(records: Iterable[Record], feed: Feed | None = None) -> tuple[list[Record], ...]:
+    """What the core recorded, after the header, and what a fresh core makes of the same events. Any
+    driver may `feed` them; without one they follow each other at once."""
     core_records = [record for record in records if _is_from_core(record)]
     if not core_records or core_records[0]["kind"] != "header":
         raise BadInput("the trace does not begin with a header")
     if core_records[0].get("schema") != SCHEMA:
         raise BadInput(f"trace schema {core_records[0].get('schema')}; this version reads {SCHEMA}")
-    return _first_difference(core_records[1:], _replayed(core_records))
+    conductor = Conductor(Rounds(WorkerSpec.from_plain(core_records[0]["spec"])))
+    inputs = [record for record in core_records if record["kind"] in ("start", "event")]
+    again = (feed or _at_once)(conductor, inputs)
+    return core_records[1:], [json.loads(json.dumps(record)) for record in again]
 
 
 def _is_from_core(record: Record) -> bool:
     return record["kind"] in ("header", "start") or record["kind"] not in DRIVER_KINDS
 
 
-def _replayed(core_records: list[Record]) -> Iterator[Record]:
-    """What a fresh core does with the events of the trace, as records."""
-    conductor = Conductor(Rounds(WorkerSpec.from_plain(core_records[0]["spec"])))
-    for record in core_records[1:]:
-        if record["kind"] == "start":
-            commands = conductor.start(record["t"])
-        elif record["kind"] == "event":
-            commands = conductor.handle(from_plain(record["event"]), record["t"])
-        else:
-            continue
-        yield record
-        for command in commands:
-            yield command_record(command, record["t"])
+def fed(conductor: Conductor, record: Record) -> list[Record]:
+    """One record of kind `start` or `event`, and what the core does with it."""
+    now = record["t"]
+    if record["kind"] == "start":
+        commands = conductor.start(now)
+    else:
+        commands = conductor.handle(from_plain(record["event"]), now)
+    return [record, *(command_record(command, now) for command in commands)]
 
 
-def _first_difference(recorded: list[Record], replayed: Iterable[Record]) -> Difference | None:
-    again = [json.loads(json.dumps(record)) for record in replayed]
+def _at_once(conductor: Conductor, inputs: Sequence[Record]) -> Iterator[Record]:
+    for record in inputs:
+        yield from fed(conductor, record)
+
+
+def first_difference(recorded: Sequence[Record], again: Sequence[Record]) -> Difference | None:
+    """Where two lists of records part ways first."""
     for index in range(max(len(recorded), len(again))):
         left = recorded[index] if index < len(recorded) else None
         right = again[index] if index < len(again) else None

@@ -33,7 +33,7 @@ MOST_SETTINGS = 12
 
 def accuracy_over_time(rows: Sequence[Row]) -> Figure:
     """Every run of one setting as a thin line, the seeds of a strategy in one colour."""
-    figure = _figure("virtual time, s", "mean accuracy of the workers", height=420)
+    figure = blank_figure("virtual time, s", "mean accuracy of the workers", height=420)
     figure.update_yaxes(tickformat=".2f")
     for row, name, colour, first in _coloured(rows):
         at_s, accuracy = zip(*row["curve"]) if row["curve"] else ((), ())
@@ -52,7 +52,7 @@ def accuracy_over_time(rows: Sequence[Row]) -> Figure:
 
 def accuracy_against_bytes(rows: Sequence[Row]) -> Figure:
     """What a run ended with, against what it pulled."""
-    figure = _figure("pulled by all workers, MB", "final mean accuracy", height=360)
+    figure = blank_figure("pulled by all workers, MB", "final mean accuracy", height=360)
     figure.update_yaxes(tickformat=".2f")
     for row, name, colour, first in _coloured(rows):
         figure.add_scatter(
@@ -71,7 +71,7 @@ def accuracy_against_bytes(rows: Sequence[Row]) -> Figure:
 def bars(setting: Row, measured: str, axis: str, unit: float = 1.0) -> Figure:
     """One measure of each contender of a setting, with its interval; the best at the top."""
     known = [item for item in setting["contenders"] if item[measured] is not None]
-    figure = _figure(axis, "", height=110 + ROW_PX * len(known))
+    figure = blank_figure(axis, "", height=110 + ROW_PX * len(known))
     colours = _colours([contender_name(item, known) for item in setting["contenders"]])
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(rangemode="tozero")
@@ -163,7 +163,8 @@ def _colours(names: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(ordered)}
 
 
-def _figure(x: str, y: str, height: int) -> Figure:
+def blank_figure(x: str, y: str, height: int) -> Figure:
+    """Axes with these titles and nothing in them, as all figures of the page begin."""
     figure = Figure()
     axis = {"showline": True, "linecolor": "#999", "gridcolor": "#e6e6e6", "zeroline": False}
     figure.update_layout(

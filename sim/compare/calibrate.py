@@ -1,0 +1,104 @@
+"""A calibration from a recorded run: what its steps, mixings, tests and messages took.
+
+Not from the run that is judged with it: `sim.compare.cli` refuses that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from math import fsum
+from statistics import median
+
+from mpls.core.calibration import Affine, Measured, ModelCost, Network, Sample, StepCost
+from mpls.core.links import link_rate_Bps
+from mpls.errors import BadInput
+from sim.calibration import Calibration
+from sim.recorded import RecordedRun, Transfer
+
+TWENTIETHS = 20
+LEAST_BYTES = 100_000
+"""Transfers of fewer bytes say little about rates."""
+
+
+def calibration_of(run: RecordedRun, otherwise: Calibration) -> Calibration:
+    """What the run tells, and `otherwise` for the rest. Raises BadInput where it has no step."""
+    measured = otherwise.measured
+    name = run.config.model.name
+    others = tuple(model for model in measured.models if model.name != name)
+    known = next((model for model in measured.models if model.name == name), None)
+    return Calibration(
+        Measured(
+            measured.stamp,
+            (*others, _model(run, known)),
+            _constant([s for w in run.workers for s in w.mix_s], measured.mix),
+            _constant([s for w in run.workers for s in w.publish_s], measured.publish),
+            _network(run, measured.network),
+        ),
+        run.place,
+    )
+
+
+def _model(run: RecordedRun, known: ModelCost | None) -> ModelCost:
+    config, spec = run.config, run.workers[0].spec
+    steps_s = [
+        one.seconds / one.steps * config.workers[index].speed
+        for index, worker in enumerate(run.workers)
+        for one in worker.passes
+    ]
+    if not steps_s:
+        raise BadInput(f"{run.place}: no local pass was recorded; nothing to calibrate with")
+    tests_s = [test.seconds for worker in run.workers for test in worker.tests]
+    sample = twentieths(steps_s)
+    return ModelCost(
+        config.model.name,
+        config.data.dataset,
+        sum(layer.bytes for layer in spec.layers),
+        fsum(tests_s) / len(tests_s) if tests_s else (known.test_s if known else 0.0),
+        (StepCost(config.training.batch_size, sample, sample),),
+        known.progress if known else None,
+    )
+
+
+def _network(run: RecordedRun, otherwise: Network) -> Network:
+    round_trips_s = [s for worker in run.workers for s in worker.round_trips_s]
+    waits_s = [one.wait_s for worker in run.workers for one in worker.transfers if one.whole]
+    trips = twentieths(round_trips_s) if round_trips_s else otherwise.busy_round_trip_s
+    return replace(
+        otherwise,
+        busy_round_trip_s=trips,
+        serve_s=median(waits_s) if waits_s else otherwise.serve_s,
+        payload_share=_payload_share(run, median(trips) / 2, otherwise.payload_share),
+    )
+
+
+def _payload_share(run: RecordedRun, one_way_s: float, otherwise: float) -> float:
+    """The median of what transfers got of their paced link, where links were paced."""
+    rates = run.config.network.emulate
+    if rates is None:
+        return otherwise
+    ids = {worker.spec.name: index for index, worker in enumerate(run.workers)}
+    shares = []
+    for puller, worker in enumerate(run.workers):
+        for one in _telling(worker.transfers):
+            link = (ids[one.peer], puller)
+            nominal_Bps = link_rate_Bps(rates, link, run.config.cluster.seed)
+            moving_s = one.seconds - one.wait_s - one_way_s
+            shares.append(one.bytes / moving_s / nominal_Bps)
+    return min(1.0, median(shares)) if shares else otherwise
+
+
+def _telling(transfers: Sequence[Transfer]) -> list[Transfer]:
+    return [one for one in transfers if one.whole and one.bytes >= LEAST_BYTES]
+
+
+def _constant(seconds: Sequence[float], otherwise: Affine) -> Affine:
+    return Affine(fsum(seconds) / len(seconds), 0.0) if seconds else otherwise
+
+
+def twentieths(values: Sequence[float]) -> Sample:
+    """Means of the twentieths of all values, as `mpls calibrate` writes them; fewer for fewer."""
+    ordered, parts = sorted(values), min(TWENTIETHS, len(values))
+    bounds = [round(part * len(ordered) / parts) for part in range(parts + 1)]
+    return tuple(fsum(ordered[a:b]) / (b - a) for a, b in pairwise(bounds))

@@ -1,0 +1,107 @@
+"""What the twin makes of a live run: with its decisions and computing times, or all by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mpls.core.plan import Plan, View
+from mpls.core.streams import Stream
+from mpls.core.trace import Record
+from sim.calibration import Calibration
+from sim.clock import Clock
+from sim.compare.course import Run, read_course
+from sim.point import Point, network_of, simulate
+from sim.twin import Twin
+
+
+@dataclass(frozen=True)
+class Pull:
+    """A transfer as it was and as the twin has it."""
+
+    src: int
+    dst: int
+    start_s: float
+    """Since the run began."""
+    bytes: int
+    whole: bool
+    """Whether all that was asked for came."""
+    live_s: float
+    simulated_s: float = 0.0
+
+    @property
+    def error(self) -> float:
+        """Of the simulated time, as a share of the live one."""
+        return self.simulated_s / self.live_s - 1
+
+
+def by_itself(run: Run, calibration: Calibration, jobs: int) -> Run:
+    """The twin of a run from its cluster file, the calibration and the seed alone."""
+    point = Point(run.recorded.config, calibration, full_trace=True, jobs=jobs)
+    return _simulated(point, None)
+
+
+def with_its_decisions(run: Run, calibration: Calibration) -> Run:
+    """The twin with the run's plans, and with the times that its computing took: what is left to
+    predict are transfers and what waits for them."""
+    point = Point(
+        run.recorded.config, calibration, train="replay", of=run.recorded, full_trace=True
+    )
+    return _simulated(point, run)
+
+
+def pulls_again(run: Run, calibration: Calibration) -> list[Pull]:
+    """Every transfer of the run, begun when it began live, all together over the twin's network.
+    Those that came whole, in the order of their beginning."""
+    clock = Clock()
+    network = network_of(Point(run.recorded.config, calibration), clock)
+    timing, again = calibration.delays(), list[Pull]()
+
+    def begin(pull: Pull) -> None:
+        network.start(pull.src, pull.dst, [float(pull.bytes)], lambda _: end(pull))
+
+    def end(pull: Pull) -> None:
+        seconds = clock.now + timing.deliver_s - pull.start_s
+        again.append(replace(pull, simulated_s=seconds))
+
+    for pull in _live_pulls(run):
+        clock.at(pull.start_s + timing.one_way_s + timing.serve_s, partial(begin, pull))
+    clock.run()
+    return sorted((pull for pull in again if pull.whole), key=lambda pull: pull.start_s)
+
+
+def _live_pulls(run: Run) -> Iterator[Pull]:
+    ids = {worker.spec.name: index for index, worker in enumerate(run.recorded.workers)}
+    for dst, (worker, offset_s) in enumerate(zip(run.recorded.workers, run.offsets_s)):
+        for one in worker.transfers:
+            start_s = one.start_s + offset_s
+            yield Pull(ids[one.peer], dst, start_s, one.bytes, one.whole, one.seconds)
+
+
+class RecordedPlans:
+    """A strategy that plans what a worker planned in a recorded run, round by round."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._assignments = [record["assignment"] for record in records if record["kind"] == "plan"]
+        self._made = 0
+
+    def plan(self, view: View, stream: Stream) -> Plan:
+        """See `mpls.core.strategies.Strategy`. What nobody offers now cannot be planned."""
+        number, self._made = self._made, self._made + 1
+        recorded = self._assignments[number] if number < len(self._assignments) else {}
+        usable = {peer.name for peer in view.usable_peers()}
+        return Plan.of(view, {peer: tuple(recorded.get(peer, ())) for peer in usable})
+
+
+def _simulated(point: Point, decided: Run | None) -> Run:
+    def follow(twin: Twin) -> None:
+        if decided is not None:
+            for worker in twin.workers:
+                worker.rounds.strategy = RecordedPlans(decided.records[worker.name])
+
+    with TemporaryDirectory() as folder:
+        simulate(point, Path(folder), prepare=follow)
+        return read_course(Path(folder))

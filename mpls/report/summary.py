@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from math import isfinite, sqrt
 from pathlib import Path
@@ -21,20 +22,27 @@ def summarise(
     status: str,
     strategy: str,
     seconds: float,
+    first_id: int = 0,
 ) -> dict[str, Any]:
-    """The summary's content. Bytes are those of ZeroMQ payloads, headers included."""
+    """The summary's content, of the workers from `first_id` on. Bytes are those of ZeroMQ payloads,
+    headers included."""
+    files = [folder / f"{worker.name}.safetensors" for worker in workers]
     return {
         "status": status,
         "strategy": strategy,
         "seconds": round(seconds, 3),
         "workers": [
             _worker(number, worker, code)
-            for number, (worker, code) in enumerate(zip(workers, exits))
+            for number, (worker, code) in enumerate(zip(workers, exits), first_id)
         ],
-        "consensus_distance": consensus_distance(
-            [folder / f"{worker.name}.safetensors" for worker in workers]
-        ),
+        "consensus_distance": consensus_distance(files) if len(files) > 1 else None,
     }
+
+
+def write(summary: dict[str, Any], folder: Path) -> None:
+    """As `summary.json` in the run's folder."""
+    text = json.dumps(summary, indent=1, allow_nan=False)
+    (folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 def _worker(number: int, worker: WorkerProgress, code: int) -> dict[str, Any]:

@@ -27,12 +27,12 @@ def verdicts(metrics: Sequence[Row]) -> Section:
             row["shown"],
             "" if row["signed_error"] is None else f"{row['signed_error']:+.1%}",
             row["verdict"],
-            row["note"],
         ]
         for row in metrics
     ]
-    heads = ("metric", "goal", "value", "twin is off by", "verdict", "note")
-    return Section("Live against simulated", "", Sheet(heads, rows))
+    heads = ("metric", "goal", "value", "twin is off by", "verdict")
+    notes = {f"{row['number']}: {row['note']}." for row in metrics if row["note"]}
+    return Section("Live against simulated", " ".join(sorted(notes)), Sheet(heads, rows))
 
 
 def gantt(live: Sequence[Row], twin: Sequence[Row]) -> Section:
@@ -76,8 +76,8 @@ def round_times(live: Sequence[float], twin: Sequence[float], distance: float | 
 def transfers(pulls: Sequence[Row]) -> Section:
     """Each pull: live against simulated; the line is where they are equal."""
     figure = blank_figure("live, s", "simulated, s", 460)
-    figure.update_xaxes(type="log")
-    figure.update_yaxes(type="log")
+    figure.update_xaxes(type="log", dtick=1)
+    figure.update_yaxes(type="log", dtick=1)
     times_s = [pull[side] for pull in pulls for side in ("live_s", "simulated_s")]
     if times_s:
         ends = [min(times_s), max(times_s)]

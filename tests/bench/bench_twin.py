@@ -5,8 +5,9 @@
 Every figure is of a simulation in a process of its own, whose peak memory is shown too. Exit 1 if a
 goal is missed. `--quick` leaves the two large federations out and does a tenth of the rounds.
 
-- 30 workers: 21 layers of 44.7 MB (ResNet-18), links of 10-15 MB/s, local passes of 5 s, no tests. A goal is for the scheduling work; what the status questions cost that each worker asks
-  each of its peers every second is a row of its own.
+- 30 workers: 21 layers of 44.7 MB (ResNet-18), links of 10-15 MB/s, local passes of 5 s, no tests.
+  The goals are for the scheduling work; what it costs that each worker asks each of its peers for
+  its status every second (29 x 5 questions for each round) is a row of its own.
 - 1,000 and 10,000 workers: LeNet-5's layers, k-regular of degree 8, cards of 12.5 MB/s, passes as
   the shipped calibration has them; status questions each second.
 - rounds/s against the number of workers, k-regular of degree 8, LeNet-5: also drawn into the plot.

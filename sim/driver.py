@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from mpls.core.conductor import NEVER_S, Conductor
@@ -303,11 +304,15 @@ class VirtualWorker:
 
     def _mix(self, turn: Mix) -> None:
         update: PublishUpdate = turn.update
-        copies = [Copy(s.layer, self._fabric.copy(self, s)) for s in update.sources]
+        allowed = self.rounds.gate.allowed
+        copies = [
+            Copy(s.layer, self._fabric.copy(self, s), partial(allowed, s.peer, s.layer))
+            for s in update.sources
+        ]
         self._fabric.forget(self)
         refused = tuple(
-            LayerRefused(update.sources[i].request_id, update.sources[i].layer, "not-finite")
-            for i in self._learning.mix(self.index, copies)
+            LayerRefused(update.sources[index].request_id, update.sources[index].layer, reason)
+            for index, reason in self._learning.mix(self.index, copies).items()
         )
         self.round = turn.round
         lags = Counter(turn.round - source.round for source in update.sources)

@@ -40,7 +40,7 @@ class Life:
 
     def planned_s(self, number: int) -> float:
         """When the plan of a round was made."""
-        return next(plan["t"] for plan in reversed(self.of("plan")) if plan["round"] == number)
+        return float(next(it["t"] for it in reversed(self.of("plan")) if it["round"] == number))
 
     def drained(self) -> bool:
         """Whether it lived to the end of the simulation."""

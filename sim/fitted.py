@@ -92,9 +92,9 @@ class Fitted:
         )
         return FittedSnapshot(version, round_number, self._paths[worker])
 
-    def mix(self, worker: int, copies: Sequence[Copy]) -> list[int]:
+    def mix(self, worker: int, copies: Sequence[Copy]) -> dict[int, str]:
         """Every copy is accepted."""
-        return []
+        return {}
 
     def evaluate(self, worker: int) -> Scores | None:
         """Nothing is known."""

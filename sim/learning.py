@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mpls.core.gate import Allowed, as_it_is
 from mpls.core.plan import Layer
 from mpls.core.protocol import Vector
 
@@ -40,6 +41,8 @@ class Copy:
 
     layer: str
     snapshot: Any
+    allowed: Allowed = as_it_is
+    """How far from its own layer the puller lets a copy be that is so far."""
 
 
 class Learning(Protocol):
@@ -63,8 +66,9 @@ class Learning(Protocol):
     def snapshot(self, worker: int, version: int, round_number: int) -> Any:
         """The current weights, immutable: a `mpls.core.serving.Snapshot`."""
 
-    def mix(self, worker: int, copies: Sequence[Copy]) -> list[int]:
-        """Eq. 1 on the current weights; returns the indices of copies that were refused."""
+    def mix(self, worker: int, copies: Sequence[Copy]) -> dict[int, str]:
+        """Eq. 1 on the current weights; returns the indices of copies that were refused, with the
+        reason."""
 
     def evaluate(self, worker: int) -> Scores | None:
         """Test the current weights; None where nothing is known."""

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpls.config import ClusterConfig
-from mpls.core.mixing import LayerSum, norm_limit
+from mpls.core.gate import Bar
+from mpls.core.mixing import LayerSum
 from mpls.core.plan import Layer
 from mpls.core.serving import choose_progress_mode
 from mpls.core.streams import Stream
@@ -96,19 +97,20 @@ class Real:
         own.latest = self.snapshots.publish(weights, version, round_number, before)
         return own.latest
 
-    def mix(self, worker: int, copies: Sequence[Copy]) -> list[int]:
+    def mix(self, worker: int, copies: Sequence[Copy]) -> dict[int, str]:
         """See `sim.learning.Learning`. As `mpls.runtime.updates` does it: the sum is in the order
         of the plan."""
         own = self._workers[worker]
         assert own.job is None, "weights in use cannot be mixed"
+        now = own.latest.layers if own.latest is not None else own.layers
         sums = {copy.layer: LayerSum(self._dtype, self._scratch[copy.layer]) for copy in copies}
-        refused = [
-            index
-            for index, copy in enumerate(copies)
-            if not sums[copy.layer].add(
-                copy.snapshot.layers[copy.layer], self._norm_limit(own, copy.layer)
-            )
-        ]
+        bars = {layer: Bar(now[layer], self._norm_clip) for layer in sums}
+        refused: dict[int, str] = {}
+        for index, copy in enumerate(copies):
+            values = copy.snapshot.layers[copy.layer]
+            reason = bars[copy.layer].add(sums[copy.layer], values, copy.allowed)
+            if reason:
+                refused[index] = reason
         for layer, layer_sum in sums.items():
             layer_sum.mix_into(own.layers[layer])
         if len(refused) < len(copies):
@@ -146,11 +148,6 @@ class Real:
         """Wait for what nobody asked for: a worker that crashed leaves its job behind."""
         if self._workers[worker].job is not None:
             self._await(worker)
-
-    def _norm_limit(self, own: _Worker, layer: str) -> float:
-        if self._norm_clip == 0 or own.latest is None:
-            return float("inf")
-        return norm_limit(own.latest.layers[layer], self._norm_clip)
 
 
 class _Worker:

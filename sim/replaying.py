@@ -88,10 +88,10 @@ class Replaying:
         own.round = round_number
         return ReplayedSnapshot(version, round_number, own.path.to(version), own.told)
 
-    def mix(self, worker: int, copies: Sequence[Copy]) -> list[int]:
+    def mix(self, worker: int, copies: Sequence[Copy]) -> dict[int, str]:
         """Every copy is accepted."""
         self._workers[worker].mixed = True
-        return []
+        return {}
 
     def evaluate(self, worker: int) -> Scores | None:
         """What was recorded for this round, where something was."""

@@ -2,22 +2,33 @@
 
 Bytes of all pulls of a peer are divided by the union of the time in which they were under way, in
 windows of at least WINDOW_BYTES or WINDOW_S; a smaller window keeps the old value, because one
-short pull after idle reads what the buffers swallowed, not the link. The round trip and the
-server's own wait are taken out before (docs/decisions/004).
+short pull after idle reads what the buffers swallowed, not the link. What is no transfer is taken
+out before (`measuring.py`, docs/decisions/004).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import fsum, sqrt
+from typing import NamedTuple
 
 WINDOW_BYTES = 1_000_000
 WINDOW_S = 0.5
 GAIN = 0.3
 """Weight of a new window while it agrees with the old value."""
 JUMP = 0.25
-"""A window further off than this share (and than three deviations) replaces the value at once."""
+"""A window further off than this share, and than three deviations, replaces the value at once; the
+second of two that are off to the same side does so however large the deviation was."""
 SPANS = 8
 """So many busy times are remembered: pulls are told when they end, so none meets older ones."""
+
+
+class Stretch(NamedTuple):
+    """So many bytes came in this time."""
+
+    start_s: float
+    end_s: float
+    bytes: int
 
 
 class BandwidthEstimator:
@@ -30,6 +41,8 @@ class BandwidthEstimator:
         """When the last window closed; None while only the prior is known."""
         self.sharers = 1.0
         """How many pulls, on average, shared the card during the last window."""
+        self._off_Bps: float | None = None
+        """The last window, if it was off by more than JUMP and did not replace the value."""
         self._bytes = 0
         self._busy_s = 0.0
         self._sharer_seconds = 0.0
@@ -38,12 +51,17 @@ class BandwidthEstimator:
 
     def observe(self, start_s: float, end_s: float, received_bytes: int, sharers: int = 1) -> None:
         """`received_bytes` came between the two times, beside `sharers - 1` other pulls."""
-        fresh_s = self._fresh_s(start_s, end_s)
-        self._bytes += received_bytes
-        self._busy_s += fresh_s
-        self._sharer_seconds += fresh_s * sharers
+        self.observe_all([Stretch(start_s, end_s, received_bytes)], sharers)
+
+    def observe_all(self, stretches: Sequence[Stretch], sharers: int = 1) -> None:
+        """All this came side by side: no window ends before the last of it."""
+        for stretch in stretches:
+            fresh_s = self._fresh_s(stretch.start_s, stretch.end_s)
+            self._bytes += stretch.bytes
+            self._busy_s += fresh_s
+            self._sharer_seconds += fresh_s * sharers
         if self._busy_s > 0 and (self._bytes >= WINDOW_BYTES or self._busy_s >= WINDOW_S):
-            self._close_window(end_s)
+            self._close_window(max(stretch.end_s for stretch in stretches))
 
     def cautious_Bps(self) -> float:
         """Two deviations below the value, but never less than a quarter of it: what deadlines
@@ -72,10 +90,17 @@ class BandwidthEstimator:
 
     def _learn(self, window_Bps: float) -> None:
         error = window_Bps - self.value_Bps
-        limit = max(JUMP * self.value_Bps, 3 * sqrt(self.variance))
-        if self.measured_s is None or abs(error) > limit:
-            self.value_Bps = window_Bps
-            self.variance = (0.1 * window_Bps) ** 2
+        off = abs(error) > JUMP * self.value_Bps
+        if self.measured_s is None or (off and abs(error) > 3 * sqrt(self.variance)):
+            self._begin_anew(window_Bps)
+        elif off and self._off_Bps is not None and (self._off_Bps > self.value_Bps) == (error > 0):
+            self._begin_anew((self._off_Bps + window_Bps) / 2)
         else:
             self.value_Bps += GAIN * error
             self.variance = (1 - GAIN) * (self.variance + GAIN * error * error)
+            self._off_Bps = window_Bps if off else None
+
+    def _begin_anew(self, value_Bps: float) -> None:
+        self.value_Bps = value_Bps
+        self.variance = (0.1 * value_Bps) ** 2
+        self._off_Bps = None

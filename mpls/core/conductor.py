@@ -102,6 +102,7 @@ class Conductor:
         attempt = self._live(event.request_id)
         if attempt is not None:
             self._note_bytes(attempt, event.received_bytes, event.version)
+            attempt.marks.append((self._now, event.received_bytes))
             if not isinstance(attempt.request.ask, protocol.Pull) and attempt.is_complete():
                 self._end(attempt, "")
 
@@ -292,6 +293,7 @@ class Conductor:
             attempt.version,
             attempt.last_byte_s,
             attempt.sharers,
+            tuple(attempt.marks),
         )
         self._resume(attempt.task, outcome)
 

@@ -86,6 +86,8 @@ class Outcome:
     version: int = 0
     last_byte_s: float = 0.0
     sharers: int = 1
+    marks: tuple[tuple[float, int], ...] = ()
+    """Each report of bytes: when, and the position reached."""
 
     @property
     def seconds(self) -> float:

@@ -48,9 +48,13 @@ class LayerSum:
             return False
         if length > norm_limit:
             values = values * (norm_limit / length)
+        self.add_sound(values)
+        return True
+
+    def add_sound(self, values: Values) -> None:
+        """Count in a copy that is known to be finite and within any limit."""
         self._total = values if self._total is None else self._added(self._total, values)
         self.count += 1
-        return True
 
     def mix_into(self, own: Values) -> None:
         """Eq. 1, in place. With no copy, `own` stays as it is."""
@@ -87,12 +91,6 @@ def norm(values: Values) -> float:
     return peak * sqrt(float(np.dot(scaled, scaled)))
 
 
-def norm_limit(own: Values, norm_clip: float) -> float:
-    """The largest norm that a copy may bring: `norm_clip` times the own layer's. 0 clips nothing,
-    and nothing is clipped against an own layer of zeros."""
-    return norm_clip * norm(own) or inf
-
-
 def squared_distance(now: Values, before: Values) -> float:
     """Eq. 5: g, the squared L2 norm of the difference of two versions of a layer; infinite or NaN
     where that is too large for the layer's type."""
@@ -103,6 +101,18 @@ def squared_distance(now: Values, before: Values) -> float:
             change = np.subtract(now[part], before[part], out=scratch[: part.stop - part.start])
             total += float(np.dot(change, change))
     return total
+
+
+def squares_and_product(values: Values, own: Values) -> tuple[float, float]:
+    """|values|^2 and values . own, in one pass over both; infinite or NaN where a square is too
+    large for the type or a value is not finite."""
+    squares = product = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in _blocks(own.size):
+            block = values[part]
+            squares += float(np.dot(block, block))
+            product += float(np.dot(block, own[part]))
+    return squares, product
 
 
 def _blocks(size: int) -> Iterator[slice]:

@@ -16,7 +16,7 @@ from math import fsum, isfinite
 from mpls.core.bandwidth import BandwidthEstimator
 from mpls.core.effects import Outcome
 from mpls.core.plan import PeerView
-from mpls.core.protocol import Vector
+from mpls.core.protocol import StatusOk, Vector, Welcome
 
 STRIKES = 3
 STRIKE_MEMORY_S = 600.0
@@ -26,9 +26,10 @@ PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0)
 """A peer that answers questions but fails pulls is tried again after these, and from then on after
 the last."""
 HISTOGRAM_TOLERANCE = 1e-6
+SAMPLES_LIMIT = 10**12
 
 
-@dataclass
+@dataclass(eq=False)
 class Peer:
     """Belief about one peer."""
 
@@ -37,6 +38,8 @@ class Peer:
     standing: str = "unknown"
     noted: str = "unknown"
     """The standing that was last recorded."""
+    noted_s: float = float("-inf")
+    """When that was."""
     histogram: Vector | None = None
     progress: Vector | None = None
     """g of Eq. 5 as last heard, for each layer; None while unknown."""
@@ -52,6 +55,8 @@ class Peer:
     round_trips_s: list[float] = field(default_factory=list)
     misses: int = 0
     """Failed pulls since the last one that succeeded."""
+    outliers: int = 0
+    """Rounds in a row in which its weights stood out."""
     strikes: int = 0
     struck_s: float = float("-inf")
     out_until_s: float = float("-inf")
@@ -79,10 +84,11 @@ class Peer:
         if self.standing in ("ready", "unknown"):
             self.standing = "away"
 
-    def failed_pull(self, now: float) -> None:
-        """A pull from it failed: left out until it answers, and longer each time in a row."""
+    def failed_pull(self, now: float, share: float = 1.0) -> None:
+        """A pull from it failed: left out until it answers, and longer each time in a row; for
+        that share of the pause."""
         self.misses += 1
-        pause_s = PAUSES_S[min(self.misses, len(PAUSES_S)) - 1]
+        pause_s = PAUSES_S[min(self.misses, len(PAUSES_S)) - 1] * share
         self.out_until_s = max(self.out_until_s, now + pause_s)
         self.missed()
 
@@ -90,6 +96,14 @@ class Peer:
         """A pull from it came whole."""
         self.misses = 0
         self.heard_s = now
+
+    def stood_out(self, now: float, share: float = 1.0) -> None:
+        """What it sent is valid, and far from everybody else's weights: left out for twice as long
+        each time in a row, for that share of it."""
+        self.outliers += 1
+        pause_s = min(QUARANTINE_S, 2.0 ** min(self.outliers - 1, 30)) * share
+        self.out_until_s = max(self.out_until_s, now + pause_s)
+        self.missed()
 
     def strike(self, now: float) -> bool:
         """It sent something unusable; True if that puts it into quarantine."""
@@ -104,6 +118,19 @@ class Peer:
         self.out_until_s = now + QUARANTINE_S
         return True
 
+    def believe_welcome(self, welcome: Welcome, classes: int) -> bool:
+        """Keep what it says of its data; False if that cannot be, and its histogram is unknown."""
+        sound = self.believe_histogram(welcome.histogram, classes)
+        return sound and 0 <= welcome.samples <= SAMPLES_LIMIT
+
+    def believe_status(self, status: StatusOk, layers: int, now: float) -> bool:
+        """Keep how far it says to be; False, and its progress is unknown, if that cannot be."""
+        if status.round != self.round or status.state != self.state:
+            self.advanced_s = now
+        self.state, self.round, self.version = status.state, status.round, status.version
+        sound = self.believe_progress(status.progress, layers)
+        return sound and isfinite(status.step_s) and status.step_s >= 0
+
     def believe_histogram(self, histogram: Vector, classes: int) -> bool:
         """Keep a valid label histogram; False (and unknown) for anything else."""
         valid = (
@@ -116,9 +143,10 @@ class Peer:
 
     def believe_progress(self, progress: Vector | None, layers: int) -> bool:
         """Keep valid progress; None is 'unknown', anything else False (and unknown)."""
-        known = progress is None or progress is self.progress
-        valid = known or (
-            len(progress) == layers and all(isfinite(g) and g >= 0 for g in progress)
+        valid = (
+            progress is None
+            or progress is self.progress
+            or (len(progress) == layers and all(isfinite(g) and g >= 0 for g in progress))
         )
         self.progress = progress if valid else None
         return valid

@@ -47,6 +47,15 @@ class Receipt:
         """The layers still wanted, in the order of the plan."""
         return tuple(layer for layer in self.wanted if layer not in self.arrived)
 
+    def spoilt(self) -> tuple[str, ...]:
+        """The layers that came to their end and were thrown away, and are still wanted."""
+        refused = {refusal.layer for refusal in self.refusals}
+        return tuple(layer for layer in self.missing() if layer in refused)
+
+    def seconds(self) -> float:
+        """From the first attempt to the end of the last."""
+        return 0.0 if self.started_s is None else self.ended_s - self.started_s
+
     def next_pull(self, credit: int) -> Pull:
         """What to ask for now: first the rest of the layer that broke off, then the others."""
         partial, version, offset = self._broken_off or ("", 0, 0)

@@ -147,6 +147,13 @@ class Serving:
         for asker in old:
             del self._resumable[asker]
 
+    def keep_newest(self, versions: int) -> None:
+        """Let go of all but so many versions that could be resumed."""
+        held = sorted({snapshot.version for _, snapshot in self._resumable.values()})
+        for asker, (_, snapshot) in list(self._resumable.items()):
+            if snapshot.version in held[:-versions]:
+                del self._resumable[asker]
+
     def _welcome(self, asker: str, hello: protocol.Hello) -> protocol.Welcome | protocol.Error:
         spec = self._spec
         self._greeted.discard(asker)

@@ -24,6 +24,7 @@ TIES = ("size", "index")
 FILLS = ("paper", "off", "downlink")
 PROGRESS_MODES = ("auto", "displacement", "path")
 PACES = ("overlap", "free", "sequential")
+LONGEST_BACKOFF_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class PullSettings:
     stall_s: float = 3.0
     """An attempt without a byte for this long has stalled."""
     retries: int = 2
-    """Attempts after the first."""
+    """Attempts after the first. One that ended because the peer cannot be reached uses up none: the
+    pull waits for it until its deadline."""
     status_s: float = 1.0
     """Each peer is asked for its status this often; 0 asks only at hello."""
     deadline_factor: float = 3.0
@@ -68,11 +70,8 @@ class PullSettings:
     deadline_floor_s: float = 2.0
     """No pull is given less."""
     backoff_s: float = 0.2
-    """Pause before the first retry; each further pause is four times as long."""
-
-    def backoffs_s(self) -> tuple[float, ...]:
-        """The pauses before each retry, in order."""
-        return tuple(self.backoff_s * 4.0**attempt for attempt in range(self.retries))
+    """Pause after a first failure; each further one is twice as long, up to LONGEST_BACKOFF_S, and
+    cut by up to half at random."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ FOLDER = click.Path(path_type=Path)
     "first run, else the shipped one]",
 )
 @click.option("--bw", help="What the links really had, where [network] emulate did not pace them.")
+@click.option("--vary", help="What is known to have changed on the links, as for `python -m sim`.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes that train.  [default: all cores]")
 @click.option("--out", type=FOLDER, help="Folder of what is written.  [default: the first run]")
 @click.option("--json", "as_json", is_flag=True, help="Print compare.json and nothing else.")
@@ -34,6 +35,7 @@ def command(
     runs: tuple[Path, ...],
     calibration: Path | None,
     bw: str | None,
+    vary: str | None,
     jobs: int | None,
     out: Path | None,
     as_json: bool,
@@ -49,8 +51,10 @@ def command(
     """
     say = _silent if as_json else _said
     from sim.compare.work import Comparison
+    from sim.variation import NONE, parse_variation
 
-    found = Comparison(_read(runs, bw), _calibrated(calibration, runs, say), jobs, say)
+    varied = parse_variation(vary) if vary else NONE
+    found = Comparison(_read(runs, bw), _calibrated(calibration, runs, say), varied, jobs, say)
     metrics = found.metrics()
     folder = out or runs[0]
     folder.mkdir(parents=True, exist_ok=True)

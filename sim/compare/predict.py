@@ -16,6 +16,7 @@ from sim.clock import Clock
 from sim.compare.course import Run, read_course
 from sim.point import Point, network_of, simulate
 from sim.twin import Twin
+from sim.variation import NONE, Variation
 
 
 @dataclass(frozen=True)
@@ -38,26 +39,26 @@ class Pull:
         return self.simulated_s / self.live_s - 1
 
 
-def by_itself(run: Run, calibration: Calibration, jobs: int) -> Run:
-    """The twin of a run from its cluster file, the calibration and the seed alone."""
-    point = Point(run.recorded.config, calibration, full_trace=True, jobs=jobs)
+def by_itself(run: Run, calibration: Calibration, jobs: int, vary: Variation = NONE) -> Run:
+    """The twin of a run from its cluster file, the calibration and the seed alone; `vary` is what
+    is known to have happened to its links."""
+    point = Point(run.recorded.config, calibration, full_trace=True, jobs=jobs, vary=vary)
     return _simulated(point, None)
 
 
-def with_its_decisions(run: Run, calibration: Calibration) -> Run:
+def with_its_decisions(run: Run, calibration: Calibration, vary: Variation = NONE) -> Run:
     """The twin with the run's plans, and with the times that its computing took: what is left to
     predict are transfers and what waits for them."""
-    point = Point(
-        run.recorded.config, calibration, train="replay", of=run.recorded, full_trace=True
-    )
+    config, of = run.recorded.config, run.recorded
+    point = Point(config, calibration, train="replay", of=of, full_trace=True, vary=vary)
     return _simulated(point, run)
 
 
-def pulls_again(run: Run, calibration: Calibration) -> list[Pull]:
+def pulls_again(run: Run, calibration: Calibration, vary: Variation = NONE) -> list[Pull]:
     """Every transfer of the run, begun when it began live, all together over the twin's network.
     Those that came whole, in the order of their beginning."""
     clock = Clock()
-    network = network_of(Point(run.recorded.config, calibration), clock)
+    network = network_of(Point(run.recorded.config, calibration, vary=vary), clock)
     timing, again = calibration.delays(), list[Pull]()
 
     def begin(pull: Pull) -> None:

@@ -11,6 +11,7 @@ from sim.compare import exact, learned, predict, times
 from sim.compare.course import Run
 from sim.compare.metrics import Metric
 from sim.compare.page import write_page
+from sim.variation import Variation
 
 
 class Comparison:
@@ -20,17 +21,18 @@ class Comparison:
         self,
         runs: Sequence[Run],
         calibration: Calibration,
+        vary: Variation,
         jobs: int | None,
         say: Callable[[str], None],
     ) -> None:
         self._decisions = exact.decisions_of(runs)
         self._payloads = exact.payloads_of(runs)
-        self._pulls = [pull for run in runs for pull in predict.pulls_again(run, calibration)]
+        self._pulls = [pull for run in runs for pull in predict.pulls_again(run, calibration, vary)]
         self._alike, self._free = [], []
         for number, run in enumerate(runs, 1):
             say(f"run {number} of {len(runs)}: {run.recorded.place}")
-            self._alike.append((run, predict.with_its_decisions(run, calibration)))
-            twin = predict.by_itself(run, calibration, jobs or os.cpu_count() or 1)
+            self._alike.append((run, predict.with_its_decisions(run, calibration, vary)))
+            twin = predict.by_itself(run, calibration, jobs or os.cpu_count() or 1, vary)
             self._free.append((run, twin))
 
     def metrics(self) -> list[Metric]:

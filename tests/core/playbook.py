@@ -1,8 +1,9 @@
 """Plays a transcript: lines of what reaches a worker's core, and what the core does about each.
 
-A transcript is text that a person can review. Lines that begin with `at` or `wait` are the script;
-the indented lines below each are the commands that the core answered with. `make golden` writes
-the indented lines anew, so that a change of behaviour shows in the diff.
+A transcript is text that a person can review. Lines that begin with `at` or `wait` are the script
+(`wait until 5 w1`: and w1 cannot be reached meanwhile); the indented lines below each are the
+commands that the core answered with. `make golden` writes the indented lines anew, so that a change
+of behaviour shows in the diff.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class _Stage:
             if word == "at":
                 yield from self._at(float(rest[0]), rest[1], rest[2:])
             elif word == "wait":
-                yield from self._wait(float(rest[1]))
+                yield from self._wait(float(rest[1]), set(rest[2:]))
 
     def _at(self, now: float, what: str, args: list[str]) -> Iterator[str]:
         if what == "start":
@@ -65,11 +66,17 @@ class _Stage:
             self.asked[command.message.id] = command.peer
         return _text(command)
 
-    def _wait(self, until_s: float) -> Iterator[str]:
-        """Tick at every deadline up to then, each with its time."""
+    def _wait(self, until_s: float, without: set[str]) -> Iterator[str]:
+        """Tick at every deadline up to then, each with its time. The peers in `without` cannot be
+        reached meanwhile: what is sent to them fails at once."""
         while (due_s := self.conductor.deadline()) <= until_s:
-            for command in self.conductor.handle(messages.Ticked(), due_s):
+            commands = self.conductor.handle(messages.Ticked(), due_s)
+            while commands:
+                command = commands.pop(0)
                 yield f"  {due_s:.3f} {self._told(command)}"
+                if isinstance(command, messages.SendRequest) and command.peer in without:
+                    failure = messages.RequestFailed(command.message.id, "unreachable")
+                    commands += self.conductor.handle(failure, due_s)
 
 
 def _spec(fields: dict[str, str]) -> WorkerSpec:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpls.core.bandwidth import SPANS, WINDOW_BYTES, WINDOW_S, BandwidthEstimator
+from mpls.core.bandwidth import SPANS, WINDOW_BYTES, WINDOW_S, BandwidthEstimator, Stretch
 from mpls.core.streams import Stream
 
 PRIOR_Bps = 12.5e6
@@ -163,6 +163,28 @@ def test_a_sudden_change_is_believed_within_one_window(after_Bps: float) -> None
     now = steady(estimator, 10e6, windows=20)
     steady(estimator, after_Bps, windows=1, now=now)
     assert estimator.value_Bps == after_Bps
+
+
+@given(
+    st.lists(st.floats(0.5, 1.6), min_size=1, max_size=40),
+    st.sampled_from([0.1, 10.0]),
+    st.floats(0.97, 1.03),
+)
+def test_a_tenfold_change_is_followed_within_two_windows_however_noisy_the_link_was(
+    noise: list[float], factor: float, last: float
+) -> None:
+    estimator, now = BandwidthEstimator(PRIOR_Bps), 0.0
+    for share in noise:
+        now = steady(estimator, 10e6 * share, windows=1, now=now)
+    now = steady(estimator, 10e6 * factor, windows=1, now=now)
+    steady(estimator, 10e6 * factor * last, windows=1, now=now)
+    assert estimator.value_Bps == pytest.approx(10e6 * factor, rel=0.05)
+
+
+def test_what_came_side_by_side_is_one_window() -> None:
+    estimator = BandwidthEstimator(PRIOR_Bps)
+    estimator.observe_all([Stretch(0.0, 1.0, 4_000_000), Stretch(0.5, 1.5, 5_000_000)])
+    assert estimator.value_Bps == 6e6
 
 
 def test_a_small_change_moves_the_value_by_its_share_only() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mpls.core.bandwidth import BandwidthEstimator
 from mpls.core.effects import Outcome
 from mpls.core.peers import QUARANTINE_S, STRIKES, Peer
+from mpls.core.protocol import StatusOk, Welcome
 
 
 def peer(standing: str = "ready") -> Peer:
@@ -116,6 +117,29 @@ def test_a_failed_pull_does_not_shorten_a_quarantine() -> None:
     assert it.out_until_s == QUARANTINE_S
 
 
+def test_whose_weights_stand_out_is_left_out_for_twice_as_long_each_time_in_a_row() -> None:
+    it = peer()
+    pauses_s = []
+    for _ in range(14):
+        it.stood_out(100.0)
+        pauses_s.append(it.out_until_s - 100.0)
+    assert pauses_s == [*(2.0**number for number in range(10)), *[QUARANTINE_S] * 4]
+    it.answered(100.0 + QUARANTINE_S - 0.1)
+    assert it.standing == "away"
+    it.answered(100.0 + QUARANTINE_S)
+    assert it.standing == "ready"
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75])
+def test_pauses_are_cut_by_the_share_that_was_drawn(share: float) -> None:
+    failed, outlying = peer(), peer()
+    for _ in range(3):
+        failed.failed_pull(10.0, share)
+        outlying.stood_out(10.0, share)
+    assert failed.out_until_s == 10.0 + 2.0 * share
+    assert outlying.out_until_s == 10.0 + 4.0 * share
+
+
 # --- beliefs ----------------------------------------------------------------------------------
 
 
@@ -161,6 +185,28 @@ def test_whatever_is_believed_as_a_histogram_is_one(
 def test_the_shares_of_any_counted_labels_are_believed() -> None:
     counts = [3, 7, 0, 1, 13]
     assert peer().believe_histogram(tuple(count / 24 for count in counts), classes=5)
+
+
+@pytest.mark.parametrize("samples", [-1, 10**12 + 1])
+def test_a_welcome_that_claims_an_impossible_number_of_samples_is_none(samples: int) -> None:
+    assert peer().believe_welcome(Welcome(1, "w1", "m", (0.5, 0.5), 10**12), classes=2)
+    assert not peer().believe_welcome(Welcome(1, "w1", "m", (0.5, 0.5), samples), classes=2)
+
+
+@pytest.mark.parametrize("step_s", [nan, inf, -1e-9])
+def test_a_status_whose_step_time_is_none_is_none(step_s: float) -> None:
+    assert peer().believe_status(StatusOk(1, "running", 3, 4, None, 0.0), layers=1, now=5.0)
+    assert not peer().believe_status(StatusOk(1, "running", 3, 4, None, step_s), 1, 5.0)
+
+
+def test_a_status_tells_how_far_the_peer_is_and_since_when() -> None:
+    it = peer()
+    assert it.believe_status(StatusOk(1, "running", 3, 4, (2.0,), 0.1), layers=1, now=5.0)
+    assert it.believe_status(StatusOk(1, "running", 3, 9, (2.0,), 0.1), layers=1, now=6.0)
+    assert (it.state, it.round, it.version, it.progress) == ("running", 3, 9, (2.0,))
+    assert it.advanced_s == 5.0
+    assert not it.believe_status(StatusOk(1, "running", 3, 9, (-2.0,), 0.1), layers=1, now=6.0)
+    assert it.progress is None
 
 
 def test_progress_is_believed() -> None:

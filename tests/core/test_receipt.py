@@ -319,15 +319,15 @@ def test_more_layers_than_one_pull_may_name_are_asked_for_in_several() -> None:
 
 def test_a_full_request_that_went_well_costs_no_retry() -> None:
     worker = Worker({f"l{number}": 1000 for number in range(300)})
-    worker.tell(RequestFailed(worker.sent[-1].id, "disconnected"), 0.1)
+    worker.tell(RequestFailed(worker.sent[-1].id, "protocol-order"), 0.1)
     worker.wait_until(0.35)
     for name in worker.sent[-1].layers:
         worker.tell(layer(worker.sent[-1].id, name), 0.4)
     assert len(worker.sent) == 3
-    worker.tell(RequestFailed(worker.sent[-1].id, "disconnected"), 0.5)
+    worker.tell(RequestFailed(worker.sent[-1].id, "protocol-order"), 0.5)
     worker.wait_until(1.35)
     assert worker.sent[-1].layers == worker.sent[-2].layers
-    worker.tell(RequestFailed(worker.sent[-1].id, "disconnected"), 1.4)
+    worker.tell(RequestFailed(worker.sent[-1].id, "bad-request"), 1.4)
     assert [len(update.sources) for update in worker.published] == [LAYERS_PER_PULL]
 
 
@@ -381,7 +381,12 @@ def test_an_update_that_nobody_took_before_the_drain_counts_as_cancelled() -> No
     assert len(worker.published) == 1
     worker.tell(Drained(), 0.2)
     worker.tell(UpdateTaken(1), 0.3)
-    assert worker.notes[-1].fields == {"round": 1, "planned": 2, "ends": {"cancelled": 2}}
+    assert worker.notes[-1].fields == {
+        "round": 1,
+        "planned": 2,
+        "again": 0,
+        "ends": {"cancelled": 2},
+    }
     assert worker.conductor.finished
 
 

@@ -11,7 +11,7 @@ from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
 from mpls.core.conductor import Conductor
-from mpls.core.messages import Replied, SendRequest
+from mpls.core.messages import RecordNote, Replied, SendRequest
 from mpls.core.plan import Layer
 from mpls.core.protocol import Welcome
 from mpls.core.round import Rounds
@@ -20,6 +20,7 @@ from mpls.core.spec import WorkerSpec
 from mpls.core.trace import replay
 from tests.core.toy_network import ToyFederation
 
+Pairs = list[tuple[str, str]]
 SEEDS = st.integers(0, 10_000)
 ROUNDS = 6
 LAYERS = (Layer("conv", 40_000), Layer("fc", 900_000), Layer("out", 3_000))
@@ -51,22 +52,51 @@ def run(seed: int, strategy: str = "mpls") -> ToyFederation:
 def test_every_planned_pull_ends_exactly_once_and_says_how(seed: int) -> None:
     notes = [note for _, note in run(seed).notes]
     for number in range(1, ROUNDS + 1):
-        plan = next(n for n in notes if n.kind == "plan" and n.fields["round"] == number)
-        planned = [(p, x) for p, layers in plan.fields["assignment"].items() for x in layers]
+        planned, again = asked_in(notes, number)
         pulls = [n.fields for n in notes if n.kind == "pull" and n.fields["round"] == number]
-        assert sorted((pull["peer"], pull["layer"]) for pull in pulls) == sorted(planned)
+        ended = sorted((pull["peer"], pull["layer"]) for pull in pulls)
+        assert ended == sorted(planned + again)
         (end,) = [n.fields for n in notes if n.kind == "round" and n.fields["round"] == number]
-        assert sum(end["ends"].values()) == end["planned"] == len(planned)
+        assert (end["planned"], end["again"]) == (len(planned), len(again))
+        assert sum(end["ends"].values()) == len(ended)
 
 
 @given(SEEDS)
 def test_no_copy_is_published_twice_or_without_having_been_planned(seed: int) -> None:
     federation = run(seed)
-    notes = [note for _, note in federation.notes if note.kind == "plan"]
-    for update, plan in zip(federation.published, notes):
+    notes = [note for _, note in federation.notes]
+    for update in federation.published:
         copies = [(source.peer, source.layer) for source in update.sources]
+        planned, again = asked_in(notes, update.round)
         assert len(set(copies)) == len(copies)
-        assert all(layer in plan.fields["assignment"][peer] for peer, layer in copies)
+        assert set(copies) <= {*planned, *again}
+
+
+@given(SEEDS)
+def test_only_a_layer_that_was_spoilt_is_asked_for_again_and_of_another_peer(seed: int) -> None:
+    notes = [note for _, note in run(seed).notes]
+    for number in range(1, ROUNDS + 1):
+        planned, again = asked_in(notes, number)
+        refused = {
+            (n.fields["peer"], n.fields["layer"])
+            for n in notes
+            if n.kind == "pull" and n.fields["round"] == number
+            if n.fields["outcome"] == "checksum"
+        }
+        assert not set(planned) & set(again)
+        assert all(any(layer == bad for _, bad in refused) for _, layer in again)
+        assert len({layer for _, layer in again}) == len(again)
+
+
+def asked_in(notes: list[RecordNote], number: int) -> tuple[Pairs, Pairs]:
+    """(peer, layer) of a round: planned, and asked for again."""
+    of_round = [note for note in notes if note.fields.get("round") == number]
+    plan = next(note.fields["assignment"] for note in of_round if note.kind == "plan")
+    again = [note.fields for note in of_round if note.kind == "again"]
+    return (
+        [(peer, layer) for peer, layers in plan.items() for layer in layers],
+        [(one["peer"], layer) for one in again for layer in one["layers"]],
+    )
 
 
 @given(SEEDS)

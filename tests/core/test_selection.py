@@ -142,3 +142,14 @@ def test_the_arrays_hold_the_bits_of_plain_python(
     assert arrays.tolist() == p
     assert selection.layer_scores(np.array([progress]).T)[:, 0].tolist() == q
     assert selection.floors(np.array([merit]).T).tolist() == [fsum(merit) / len(merit)]
+
+
+@given(st.lists(st.floats(0, 1e9), min_size=2, max_size=9), st.floats(0, 1), st.data())
+def test_whatever_it_claims_a_peer_s_score_is_bounded_by_its_measured_bandwidth(
+    bandwidths_Bps: list[float], tau1: float, data: st.DataObject
+) -> None:
+    count = len(bandwidths_Bps)
+    claimed = data.draw(st.lists(st.floats(0, 2), min_size=count, max_size=count))
+    fast = np.array(bandwidths_Bps)
+    scores = selection.peer_scores(fast, np.array(claimed), tau1, 1 - tau1)
+    assert (scores <= tau1 * selection.shares(fast) + (1 - tau1) + 1e-12).all()

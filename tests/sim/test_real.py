@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+from mpls.core.gate import Gate
 from mpls.core.messages import Source
 from mpls.errors import RunFailed
 from mpls.model import nets
@@ -112,9 +113,10 @@ def test_mixing_equals_what_live_workers_do(norm_clip: float) -> None:
             lambda number, layer: trained[number].layers[layer].view(np.uint8).copy(),
             lambda layer: own.layers[layer],
             norm_clip,
+            Gate(),
         )
         mix(update, lambda layer: live[layer])
-        assert learning.mix(0, copies) == [1]
+        assert learning.mix(0, copies) == {1: "not-finite"}
         assert [refused.layer for refused in update.refused] == [copies[1].layer]
         mixed = learning.snapshot(0, 2, 1)
         for name, values in live.items():

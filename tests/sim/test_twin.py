@@ -45,7 +45,7 @@ def test_the_hash_is_the_same_on_every_machine_and_python():
     assert run.recorder.sha256() == GOLDEN
 
 
-GOLDEN = "913bb4a72181a4a97322ba1768342b8fb69912a0aa8d77f614ed8454e5941ba5"
+GOLDEN = "8745e16fe80e285cbc6310ee7cfa56d0c7645eefe3119bdbbf7b69194611ce04"
 
 
 def test_with_one_layer_the_simulated_time_is_that_of_eq_7_to_the_last_digit():

@@ -6,21 +6,27 @@ Imports torch only for a user's own model and for a device other than the CPU.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mpls.config import ClusterConfig, builtin, changed, load
 from mpls.core.strategies import make_strategy
-from mpls.errors import BadInput, Refused, shown
+from mpls.errors import BadInput, MplsError, Refused, shown
 from mpls.model import data
 from mpls.model.partition import partition
+from mpls.runtime.keys import KeyFiles
+from mpls.wire.frames import ENTRIES_LIMIT, NAME_LIMIT
+
+if TYPE_CHECKING:
+    from mpls.runtime.outfit import Adapter
 
 BUILTIN = "the built-in cluster"
 _TABLE_OF = {
@@ -35,12 +41,16 @@ _TABLE_OF = {
 @dataclass(frozen=True)
 class Prepared:
     """A cluster that can be run: `shards` has for each worker the indices of its training samples,
-    `warnings` a sentence for whatever is probably not meant."""
+    `keys` says where its keys are, if links are encrypted, `adapter` chooses between transports, if
+    there is another than ZeroMQ, and `warnings` has a sentence for whatever is probably not
+    meant."""
 
     config: ClusterConfig
     dataset: data.Dataset
     shards: list[np.ndarray]
+    keys: KeyFiles | None
     warnings: tuple[str, ...]
+    adapter: Adapter | None = None
 
 
 def prepare(
@@ -59,18 +69,25 @@ def prepare(
     Raises BadInput or Refused.
     """
     config = _overridden(load(path) if path else builtin(), overrides)
+    keys = KeyFiles(path) if path and _wants_keys(config) else None
     with _named(path):
         if worker_id is not None:
             _check_worker(config, worker_id)
         if to_run:
-            _refuse_what_is_not_safe(config)
+            _refuse_what_is_not_built(config)
+        warnings = (
+            *config.warnings,
+            *_look_at_keys(config, keys, worker_id, to_run),
+            *_look_at_certificates(config, worker_id, to_run),
+        )
         _try_own_code(config)
         dataset = data.load(config.data.dataset, config.data.root, download)
         settings = config.partition_settings()
         shards = partition(dataset.train_labels, len(config.workers), **settings)
-        if ":" in config.model.name or config.training.device != "cpu":
+        if ":" in config.model.name or config.training.device != "cpu" or config.speaks("grpc"):
             _try_model(config, dataset)
-    return Prepared(config, dataset, shards, config.warnings)
+    adapter = _grpc().adapt if config.speaks("grpc") else None
+    return Prepared(config, dataset, shards, keys, warnings, adapter)
 
 
 def _overridden(config: ClusterConfig, overrides: dict[str, Any]) -> ClusterConfig:
@@ -100,14 +117,62 @@ def _check_worker(config: ClusterConfig, worker_id: int) -> None:
             )
 
 
-def _refuse_what_is_not_safe(config: ClusterConfig) -> None:
-    if not config.all_loopback():
-        raise Refused(
-            "this version runs on loopback addresses only, because it does not encrypt yet"
-        )
-    for worker in config.workers:
-        if config.transport_of(worker.id) != "zmq" or worker.grpc_port:
-            raise Refused('this version runs transport = "zmq" only')
+def _look_at_keys(
+    config: ClusterConfig, keys: KeyFiles | None, worker_id: int | None, to_run: bool
+) -> list[str]:
+    """Raises BadInput or Refused if what is to run here cannot encrypt as it is to. If nothing is
+    to run, that is a warning, and the secrets that are elsewhere are none."""
+    if not _wants_keys(config):
+        return []
+    if keys is None:
+        raise Refused("keys lie beside a cluster file, and this is none")
+    names = [worker.name for worker in config.workers]
+    try:
+        ring = keys.ring(names)
+        for name in names if worker_id is None else [config.worker(worker_id).name]:
+            if to_run or keys.secret(name).exists():
+                keys.own_secret(name, ring)
+    except MplsError as error:
+        if to_run:
+            raise
+        return [str(error)]
+    return [f"{keys.public}: {name} is no worker of this cluster" for name in ring.strangers]
+
+
+def _wants_keys(config: ClusterConfig) -> bool:
+    return config.security() == "curve" and config.speaks("zmq")
+
+
+def _grpc() -> Any:
+    """What speaks gRPC. Raises BadInput if what it needs is not installed."""
+    try:
+        return importlib.import_module("mpls.adapters.mixed")
+    except ImportError as error:
+        missing = f"gRPC needs a package that is not installed ({error.name})"
+        raise BadInput(f'{missing}: pip install "mpls-dfl[grpc]"') from None
+
+
+def _look_at_certificates(config: ClusterConfig, worker_id: int | None, to_run: bool) -> list[str]:
+    """As with keys: raises BadInput or Refused for what is to run here."""
+    if not config.speaks("grpc"):
+        return []
+    certificates = _grpc().certificates_of
+    try:
+        if config.security() == "curve" and not config.network.grpc_cert:
+            raise Refused(
+                "gRPC off loopback needs certificates: give [network] grpc_ca, grpc_cert and"
+                ' grpc_key, or say security = "plaintext"'
+            )
+        for worker in config.workers if worker_id is None else [config.worker(worker_id)]:
+            certificates(config.network, worker.name)
+    except MplsError as error:
+        if to_run:
+            raise
+        return [str(error)]
+    return []
+
+
+def _refuse_what_is_not_built(config: ClusterConfig) -> None:
     for key, is_set in _not_built(config).items():
         if is_set:
             raise Refused(f"{key}: this version does not do that yet; leave it at its default")
@@ -116,7 +181,6 @@ def _refuse_what_is_not_safe(config: ClusterConfig) -> None:
 def _not_built(config: ClusterConfig) -> dict[str, bool]:
     """Keys that nothing acts on so far, and whether they ask for something."""
     return {
-        '[network] security = "curve"': config.security() == "curve",
         "[checkpoint] every_rounds": config.checkpoint.every_rounds > 0,
         "[metrics] port": config.metrics.port > 0,
         "[logging] dir": config.logging.dir != "",
@@ -134,11 +198,29 @@ def _try_own_code(config: ClusterConfig) -> None:
 
 def _try_model(config: ClusterConfig, dataset: data.Dataset) -> None:
     from mpls.model import nets
-    from mpls.model.layers import FlatModel
+    from mpls.model.layers import FlatModel, plain_values
     from mpls.model.training import torch_device
 
     torch_device(config.training.device)
     module = nets.build(
         config.model.name, dataset.input_shape, dataset.classes, config.cluster.seed
     )
-    FlatModel(module)
+    if config.speaks("grpc"):
+        _grpc().Catalogue(plain_values(module))
+    _check_layers(config.model.name, [layer.name for layer in FlatModel(module).manifest.layers])
+
+
+def _check_layers(model: str, layers: list[str]) -> None:
+    """Peers ask for layers by name, and progress has a number for each."""
+    where = f"[model] name = {shown(model)}"
+    if len(layers) > ENTRIES_LIMIT:
+        raise BadInput(
+            f"{where}: {len(layers)} layers; the protocol carries {ENTRIES_LIMIT},"
+            " so register fewer modules with parameters of their own"
+        )
+    for layer in layers:
+        if len(layer) > NAME_LIMIT or not layer.isprintable():
+            raise BadInput(
+                f"{where}: layer {shown(layer)} has a name of {len(layer)} characters; rename its"
+                f" module, up to {NAME_LIMIT} printable ones are allowed"
+            )

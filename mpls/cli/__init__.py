@@ -21,8 +21,10 @@ COMMANDS = {
     "keys": "Make the keys with which workers know each other.",
     "plan": "Explain one scheduling decision.",
     "calibrate": "Measure this machine for the twin.",
+    "convert": "Make a cluster file of an earlier implementation's YAML files.",
+    "grpc-conformance": "Hold a server against the gRPC contract.",
 }
-"""Each is `command` in the module of its name."""
+"""Each is `command` in the module of its name, with underscores."""
 
 
 class LazyGroup(click.Group):
@@ -36,7 +38,8 @@ class LazyGroup(click.Group):
         """Imports it."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"mpls.cli.{cmd_name}").command
+        module = importlib.import_module(f"mpls.cli.{cmd_name.replace('-', '_')}")
+        command = module.command
         assert isinstance(command, click.Command)
         return command
 

@@ -65,6 +65,7 @@ def _outlook(prepared: Prepared) -> dict[str, Any]:
         "strategy": config.mpls.strategy,
         "rounds": config.training.rounds,
         "security": config.security(),
+        "keys": str(prepared.keys.public) if prepared.keys else None,
         "topology": config.cluster.topology,
         "connected": is_connected(graph),
         "spectral_gap": spectral_gap(graph) if len(graph) <= GAP_WORKERS else None,
@@ -155,10 +156,12 @@ def _headlines(outlook: dict[str, Any]) -> Iterator[str]:
     mixes += f", spectral gap {gap:.3f}" if gap is not None else ""
     yield f"{outlook['name']}: {outlook['strategy']}, {outlook['rounds']} rounds"
     yield f"topology: {outlook['topology']} of {len(outlook['workers'])} workers{mixes}"
+    security = outlook["security"]
+    security += f" with the keys of {outlook['keys']}" if outlook["keys"] else ""
     if outlook["emulate"]:
-        yield f"links: {outlook['security']}, each paced at a rate drawn from {outlook['emulate']}"
+        yield f"links: {security}, each paced at a rate drawn from {outlook['emulate']}"
     else:
-        yield f"links: {outlook['security']}, believed to carry {outlook['prior_bw']} at first"
+        yield f"links: {security}, believed to carry {outlook['prior_bw']} at first"
     where = f"in {data['root']}" if data["root"] else "embedded"
     yield f"data: {data['name']} ({where}), {data['train']} to train on, {data['test']} to test"
     yield f"model: {model['name']}, {model['parameters']:,} parameters, {model['bytes']:,} bytes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from mpls.endings import say_draining
 
 if TYPE_CHECKING:
     from mpls.report.progress import WorkerProgress
@@ -34,7 +37,7 @@ def command(cluster: Path | None, as_json: bool, **overrides: Any) -> None:
 
     Without a file: three workers in a ring on the embedded digits. In a terminal a live table
     shows what happens; piped, each evaluation is a line. Ctrl-C drains and writes the summary; a
-    second Ctrl-C kills.
+    second Ctrl-C kills. With encrypted links, SIGHUP makes all workers read the keys anew.
 
     \b
     Examples:
@@ -49,10 +52,10 @@ def command(cluster: Path | None, as_json: bool, **overrides: Any) -> None:
     warm_up()
     prepared = prepare(cluster, **overrides)
     for warning in prepared.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        _echo(f"warning: {warning}", err=True)
     config = prepared.config
     folder = new_folder(config.cluster.out, config.cluster.name)
-    run = _Run(Federation(config, folder))
+    run = _Run(Federation(config, folder, prepared.keys, prepared.adapter))
     with _screen(run, quiet=as_json) as show:
         summary = run.watch(show)
     _report(summary, folder, as_json)
@@ -83,8 +86,10 @@ class _Run:
         """Start, look on until all have ended, and write the summary."""
         began_s = time.monotonic()
         federation = self._federation
-        heard = signal.signal(signal.SIGINT, lambda *_: federation.interrupt())
-        signal.signal(signal.SIGTERM, lambda *_: federation.interrupt())
+        heard = signal.signal(signal.SIGINT, self._interrupt)
+        signal.signal(signal.SIGTERM, self._interrupt)
+        if federation.config.security() == "curve":
+            signal.signal(signal.SIGHUP, lambda *_: federation.reload_keys())
         try:
             federation.start()
             while federation.wait(LOOK_S):
@@ -97,13 +102,18 @@ class _Run:
         show()
         return self._summary(time.monotonic() - began_s)
 
+    def _interrupt(self, number: int, _: object) -> None:
+        if number == signal.SIGINT and not self._federation.interrupted:
+            say_draining()
+        self._federation.interrupt()
+
     def _follow(self) -> None:
         for worker, follower in zip(self.workers, self._followers):
             for record in follower.new_records():
                 worker.take(record)
 
     def _summary(self, seconds: float) -> dict[str, Any]:
-        from mpls.report.summary import summarise
+        from mpls.report.summary import summarise, write
 
         federation = self._federation
         exits = federation.exits()
@@ -117,8 +127,7 @@ class _Run:
             strategy=federation.config.mpls.strategy,
             seconds=seconds,
         )
-        text = json.dumps(summary, indent=1, allow_nan=False)
-        (federation.folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")
+        write(summary, federation.folder)
         return summary
 
 
@@ -149,9 +158,9 @@ class _Lines:
         for worker in self._run.workers:
             state, evaluated_round = self._told.get(worker.name, ("starting", 0))
             if worker.mixed_round != evaluated_round:
-                click.echo(_progress_line(worker, self._run.rounds))
+                _echo(_progress_line(worker, self._run.rounds))
             if worker.state != state:
-                click.echo(f"{worker.name} {worker.state}{_because(worker)}")
+                _echo(f"{worker.name} {worker.state}{_because(worker)}")
             self._told[worker.name] = (worker.state, worker.mixed_round)
 
 
@@ -183,6 +192,17 @@ def _screen(run: _Run, quiet: bool) -> _Quiet | _Lines | _Table:
     return _Table(run) if sys.stdout.isatty() else _Lines(run)
 
 
+def _echo(text: str, err: bool = False) -> None:
+    """A line for whoever still reads. If nobody does, the run goes on without a word: it is worth
+    more than its lines."""
+    try:
+        click.echo(text, err=err)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, (sys.stderr if err else sys.stdout).fileno())
+        os.close(nowhere)
+
+
 def _progress_line(worker: WorkerProgress, rounds: int) -> str:
     from mpls.report.table import progress_line
 
@@ -195,7 +215,7 @@ def _because(worker: WorkerProgress) -> str:
 
 def _report(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(summary))
+        _echo(json.dumps(summary))
     else:
         from rich.console import Console
 
@@ -203,14 +223,15 @@ def _report(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
 
         # Piped, nobody has a width: lines must not be cut to fit one.
         console = Console() if sys.stdout.isatty() else Console(width=PIPED_COLUMNS)
-        console.print(summary_table(summary))
-        click.echo(f"{folder}")
+        with console.capture() as table:
+            console.print(summary_table(summary))
+        _echo(f"{table.get()}{folder}")
     if summary["status"] != "failed":
         return
     most = max(worker["rounds"] for worker in summary["workers"])
     for worker in summary["workers"]:
         if worker["exit"] or worker["rounds"] < most:
-            click.echo(f"error: {_obituary(worker, folder)}", err=True)
+            _echo(f"error: {_obituary(worker, folder)}", err=True)
 
 
 def _obituary(worker: dict[str, Any], folder: Path) -> str:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from mpls.endings import INTERRUPTED
+
+if TYPE_CHECKING:
+    from mpls.config import ClusterConfig
 
 
 @click.command("worker")
@@ -16,7 +23,8 @@ def command(cluster: Path, worker_id: int, out: str | None) -> None:
     """Run one worker of CLUSTER here, until its rounds are done or it is told to stop.
 
     The same file serves on every machine, each with its own id. SIGTERM or Ctrl-C drains: the
-    worker finishes its step, tells its peers, and exits with 0.
+    worker finishes its step, tells its peers, and exits with 0, or 130 after Ctrl-C; a second
+    Ctrl-C kills. With encrypted links, SIGHUP makes it read the public keys anew.
 
     \b
     Example, in three terminals (give the workers fixed ports first):
@@ -24,11 +32,39 @@ def command(cluster: Path, worker_id: int, out: str | None) -> None:
       mpls worker cluster.toml --id 1
       mpls worker cluster.toml --id 2
     """
+    from mpls.config import dumps
     from mpls.preflight import prepare
     from mpls.runtime.folders import new_folder
     from mpls.runtime.process import run_worker
 
-    config = prepare(cluster, out=out, worker_id=worker_id).config
+    began_s = time.monotonic()
+    prepared = prepare(cluster, out=out, worker_id=worker_id)
+    config = prepared.config
     folder = new_folder(config.cluster.out, f"{config.cluster.name}-w{worker_id}")
+    (folder / "cluster.toml").write_text(dumps(config), encoding="utf-8")
     click.echo(f"worker {worker_id} of {cluster}: trace and weights in {folder}", err=True)
-    sys.exit(run_worker(config, worker_id, folder))
+    code = run_worker(config, worker_id, folder, keys=prepared.keys, adapter=prepared.adapter)
+    _sum_up(config, worker_id, folder, code, time.monotonic() - began_s)
+    sys.exit(code)
+
+
+def _sum_up(config: ClusterConfig, worker_id: int, folder: Path, code: int, seconds: float) -> None:
+    """Leave the summary that a run of all workers leaves, with this one in it."""
+    from mpls.report.progress import TraceFollower, WorkerProgress
+    from mpls.report.summary import summarise, write
+
+    worker = WorkerProgress(config.worker(worker_id).name)
+    for record in TraceFollower(folder / f"{worker.name}.trace.jsonl").new_records():
+        worker.take(record)
+    stopped = code == INTERRUPTED or (code == 0 and worker.round < config.training.rounds)
+    status = "interrupted" if stopped else "failed" if code else "completed"
+    summary = summarise(
+        [worker],
+        [code],
+        folder,
+        status=status,
+        strategy=config.mpls.strategy,
+        seconds=seconds,
+        first_id=worker_id,
+    )
+    write(summary, folder)

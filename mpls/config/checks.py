@@ -25,6 +25,8 @@ def misfits(config: ClusterConfig) -> list[str]:
         *_ports(config),
         *_doubles(config, "name", lambda worker: worker.name),
         *_doubles(config, "address", _listening_place),
+        *_grpc_ports(config),
+        *_certificates(config),
         *_listed_peers(config),
         *_graph(config),
         *_classes(config),
@@ -81,8 +83,34 @@ def _doubles(
 
 
 def _listening_place(worker: WorkerTable) -> Hashable:
-    place = str(ip_of(worker.host) or worker.host.lower()), worker.port
-    return place if worker.port else None
+    return _place(worker, worker.port)
+
+
+def _place(worker: WorkerTable, port: int) -> Hashable:
+    return (str(ip_of(worker.host) or worker.host.lower()), port) if port else None
+
+
+def _grpc_ports(config: ClusterConfig) -> Iterator[str]:
+    owners = {_listening_place(worker): worker.id for worker in config.workers if worker.port}
+    for worker in config.workers:
+        place = _place(worker, worker.grpc_port)
+        if place is None:
+            continue
+        if owners.setdefault(place, worker.id) != worker.id or worker.grpc_port == worker.port:
+            why = f"worker {owners[place]} listens there already"
+            yield _misfit(worker, "grpc_port", worker.grpc_port, why)
+
+
+def _certificates(config: ClusterConfig) -> Iterator[str]:
+    network = config.network
+    files = {
+        "grpc_ca": network.grpc_ca,
+        "grpc_cert": network.grpc_cert,
+        "grpc_key": network.grpc_key,
+    }
+    missing = [key for key, path in files.items() if not path]
+    if missing and len(missing) < len(files):
+        yield f"[network] {missing[0]} is missing; TLS needs {', '.join(files)}"
 
 
 def _listed_peers(config: ClusterConfig) -> Iterator[str]:

@@ -32,6 +32,7 @@ from mpls.errors import BadInput
 _NOT_HASHED: dict[str, Any] = {
     "cluster": {"name", "out"},
     "workers": {"__all__": {"address", "grpc_port", "ssh"}},
+    "network": {"grpc_ca", "grpc_cert", "grpc_key", "grpc_mutual"},
     "checkpoint": True,
     "metrics": True,
     "logging": True,
@@ -117,6 +118,11 @@ class ClusterConfig(Table):
     def transport_of(self, worker_id: int) -> str:
         """`zmq` or `grpc`: how this worker is reached."""
         return self.workers[worker_id].transport or self.network.transport
+
+    def speaks(self, transport: str) -> bool:
+        """Whether some worker is reached by this transport."""
+        extra = transport == "grpc" and any(worker.grpc_port for worker in self.workers)
+        return extra or any(self.transport_of(worker.id) == transport for worker in self.workers)
 
     def all_loopback(self) -> bool:
         """Whether only this machine can reach any worker."""

@@ -62,11 +62,15 @@ def loads(text: str, source: str) -> ClusterConfig:
         raise BadInput(f"{source}: not a text file; a cluster file is TOML in UTF-8")
     if not text.strip():
         raise BadInput(f"{source}: the file is empty; `mpls generate` writes a complete one")
+    return _validate(tables_in(text, source), source)
+
+
+def tables_in(text: str, source: str) -> dict[str, Any]:
+    """What a TOML text says. Raises BadInput that names `source` and the line if it is none."""
     try:
-        tables = tomllib.loads(text)
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{source}: {_syntax_error(text, str(error))}") from None
-    return _validate(tables, source)
 
 
 def dumps(config: ClusterConfig) -> str:

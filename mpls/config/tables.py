@@ -47,6 +47,13 @@ _PULL = settings.PullSettings()
 _PACE = settings.PaceSettings()
 
 
+def _not_too_often(status_s: float) -> float:
+    """A peer answers 200 requests a second, the pulls among them."""
+    if 0 < status_s < 0.02:
+        raise ValueError("must be 0, or at least 0.02")
+    return status_s
+
+
 class Table(BaseModel):
     """One TOML table: unknown keys, wrong types, NaN and infinity are refused."""
 
@@ -201,12 +208,23 @@ class NetworkTable(Table):
     """An attempt without a byte for this long has stalled."""
     retries: Annotated[int, Field(ge=0, le=16)] = _PULL.retries
     """Attempts after the first."""
-    status_s: SecondsOrZero = _PULL.status_s
-    """Each peer is asked for its status this often; 0 asks only at hello."""
+    status_s: Annotated[SecondsOrZero, AfterValidator(_not_too_often)] = _PULL.status_s
+    """Each peer is asked for its status this often. 0 asks only at hello, and while it cannot be
+    used: links are not probed then, and a worker that is done waits for nobody who still trains."""
     security: Annotated[str, one_of(SECURITIES)] = "auto"
-    """`auto` is plaintext while every address is loopback, else curve."""
-    norm_clip: Annotated[float, Field(ge=0.0)] = 0.0
-    """Largest norm of a pulled layer, as a ratio to the own layer's; 0 is off."""
+    """`auto` is plaintext while every address is loopback, else curve; gRPC has TLS instead."""
+    grpc_ca: Text = ""
+    """PEM file of the authority that signed every worker's certificate."""
+    grpc_cert: Text = ""
+    """PEM file of a worker's certificate, which names it; {name} stands for its name. "" is no TLS,
+    which only `security = "plaintext"` allows."""
+    grpc_key: Text = ""
+    """PEM file of its secret key, for its owner only; {name} as above."""
+    grpc_mutual: bool = True
+    """Whoever connects by gRPC has to show a certificate, too."""
+    norm_clip: Annotated[float, Field(ge=0.0)] = 2.0
+    """Largest norm of a pulled layer, as a ratio to the own layer's; outliers among the peers are
+    refused. 0 is off, both."""
 
 
 class CheckpointTable(Table):

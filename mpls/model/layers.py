@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mpls.errors import BadInput
+from mpls.errors import BadInput, Refused
 from mpls.model.manifest import Manifest
 
 ROOT_LAYER = "."
@@ -33,6 +33,8 @@ _BATCH_NORM_HOSTS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_PLAIN_TENSORS = (["weight", "bias"], ["weight"])
 _DTYPES = {torch.float16: "<f2", torch.float32: "<f4", torch.float64: "<f8"}
 
 Grouped = Mapping[str, Mapping[str, Tensor]]
@@ -61,6 +63,35 @@ def _travelling(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
     if isinstance(part, _BATCH_NORMS):
         statistics = {"running_mean": part.running_mean, "running_var": part.running_var}
         yield from ((name, tensor) for name, tensor in statistics.items() if tensor is not None)
+
+
+def plain_values(module: nn.Module) -> dict[str, int]:
+    """For a transport that knows only weight and bias of convolutions and linear layers: for each
+    layer how many of its values, from the first, these are. What follows is a BatchNorm's.
+
+    Raises Refused if anything else in the module is trained, or is no float32.
+    """
+    plain: dict[str, int] = {}
+    seen: set[int] = set()
+    for name, part in module.named_modules():
+        own = dict(part.named_parameters(recurse=False))
+        if isinstance(part, _BATCH_NORMS) and plain:
+            continue
+        if own:
+            fresh = seen.isdisjoint(map(id, own.values()))
+            if not (isinstance(part, _PLAIN) and fresh and [*own] in _PLAIN_TENSORS):
+                what = f"{type(part).__name__} {name or ROOT_LAYER}"
+                raise Refused(
+                    f"the model's {what} is no convolution or linear layer of its own, and no other"
+                    ' travels by gRPC; use transport = "zmq"'
+                )
+            seen.update(map(id, own.values()))
+            plain[name or ROOT_LAYER] = sum(tensor.numel() for tensor in own.values())
+    dtypes = {tensor.dtype for tensor in module.parameters()}
+    if dtypes != {torch.float32}:
+        found = ", ".join(sorted(map(str, dtypes)))
+        raise Refused(f'gRPC carries torch.float32 only, the model has {found}; use "zmq"')
+    return plain
 
 
 class FlatModel:

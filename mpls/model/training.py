@@ -6,7 +6,7 @@ A Learner belongs to one thread. It never sets torch's thread count or seeds: it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,9 +131,15 @@ class Learner:
         self._loss_sum, self._loss_steps = 0.0, 0
         return mean
 
-    def evaluate(self, images: np.ndarray, labels: np.ndarray) -> Evaluation:
-        """Test the current weights on uint8 images (N, *input_shape) and int64 labels (N,)."""
-        logits = self._logits(images)
+    def evaluate(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        before_batch: Callable[[], None] | None = None,
+    ) -> Evaluation:
+        """Test the current weights on uint8 images (N, *input_shape) and int64 labels (N,). What
+        `before_batch` raises ends it."""
+        logits = self._logits(images, before_batch)
         wanted = torch.from_numpy(labels)
         right = wanted[logits.argmax(1) == wanted].bincount(minlength=self._classes).tolist()
         asked = wanted.bincount(minlength=self._classes).tolist()
@@ -143,15 +149,20 @@ class Learner:
             class_accuracy=tuple(r / a if a else None for r, a in zip(right, asked)),
         )
 
-    def _logits(self, images: np.ndarray) -> Tensor:
+    def _logits(self, images: np.ndarray, before_batch: Callable[[], None] | None) -> Tensor:
         module = self.model.module
         module.eval()
-        with torch.inference_mode():
-            batches = range(0, len(images), _EVALUATION_BATCH)
-            parts = (self._scaled(images[at : at + _EVALUATION_BATCH]) for at in batches)
-            logits = torch.cat([module(part).cpu() for part in parts])
-        module.train()
-        return logits
+        parts = []
+        try:
+            with torch.inference_mode():
+                for at in range(0, len(images), _EVALUATION_BATCH):
+                    if before_batch is not None:
+                        before_batch()
+                    part = self._scaled(images[at : at + _EVALUATION_BATCH])
+                    parts.append(module(part).cpu())
+        finally:
+            module.train()
+        return torch.cat(parts)
 
     def _scaled(self, images: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(images.astype(self.model.manifest.dtype))

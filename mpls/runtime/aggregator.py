@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from mpls.core.messages import (
     Drained,
     Event,
     PublishUpdate,
+    RecordNote,
     SendRequest,
     Ticked,
 )
@@ -22,6 +24,8 @@ from mpls.runtime.journal import Clock, Journal
 from mpls.runtime.mailbox import Bell, Handover
 from mpls.runtime.transport import Transport
 from mpls.runtime.updates import LayerUpdate, add_up
+
+log = logging.getLogger("mpls")
 
 TELL_PERIODS = 1.5
 """Status periods that a finished worker stays at least, so that its peers hear of it."""
@@ -103,12 +107,19 @@ class Aggregator:
                 self._transport.cancel(command)
             elif isinstance(command, PublishUpdate):
                 self._publish(command)
+            elif isinstance(command, RecordNote) and command.kind == "peer":
+                _log_peer(command.fields)
         for failure in failures:
             self._handle(failure)
 
     def _publish(self, command: PublishUpdate) -> None:
         update = add_up(
-            command.round, command.sources, self._transport.claim, self._own_layer, self._norm_clip
+            command.round,
+            command.sources,
+            self._transport.claim,
+            self._own_layer,
+            self._norm_clip,
+            self.rounds.gate,
         )
         self._transport.forget()
         self._update.put(update)
@@ -122,3 +133,11 @@ class Aggregator:
     def drain(self) -> None:
         """End every story; from any thread."""
         self.post(Drained())
+
+
+def _log_peer(about: dict[str, Any]) -> None:
+    """The core notes each change, and once a minute who stays out."""
+    ready = about["standing"] == "ready"
+    why = f" ({about['why']})" if about["why"] else ""
+    level = logging.INFO if ready else logging.WARNING
+    log.log(level, "%s is %s%s", about["peer"], about["standing"], why)

@@ -27,6 +27,7 @@ from mpls.core.spec import WorkerSpec
 from mpls.errors import RunFailed
 from mpls.runtime.emulation import Pacing
 from mpls.runtime.journal import Clock
+from mpls.runtime.limits import ANY_RATE
 from mpls.runtime.mailbox import Bell
 from mpls.runtime.server import Listening, Server
 from mpls.runtime.snapshots import SnapshotStore
@@ -71,9 +72,8 @@ def _server(spec: WorkerSpec, pacing: Pacing, host: str) -> Iterator[str]:
         port = listener.getsockname()[1]
         fd = listener.detach()
     condition = Condition("running", 0, 0.0)
-    server = Server(
-        Serving(spec), store, lambda: condition, Listening(host, port, fd), pacing, Clock()
-    )
+    at = Listening(host, port, fd)
+    server = Server(Serving(spec), store, lambda: condition, at, pacing, Clock(), ANY_RATE)
     thread = threading.Thread(target=server.run, args=(lambda: None,), daemon=True)
     thread.start()
     try:

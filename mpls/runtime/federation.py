@@ -15,10 +15,15 @@ from contextlib import ExitStack
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpls.config import ClusterConfig, dumps
+from mpls.runtime.keys import KeyFiles
 from mpls.runtime.process import child_process
 from mpls.runtime.sockets import listener_at
+
+if TYPE_CHECKING:
+    from mpls.runtime.outfit import Adapter
 
 DRAIN_S = 20.0
 """A worker that was told to end and has not after this long is killed."""
@@ -33,7 +38,9 @@ def warm_up() -> None:
     resource_tracker.ensure_running()
     # Inherited by every worker: else one that is told to end before it can drain would be killed,
     # and Ctrl-C in the first seconds would be heard by the server that is to make them.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    )
     try:
         forkserver.ensure_running()
     finally:
@@ -41,15 +48,24 @@ def warm_up() -> None:
 
 
 class Federation:
-    """The workers' processes. `config` has the ports that were really bound."""
+    """The workers' processes. `config` has the ports that were really bound. `keys` are needed
+    where the links are encrypted, an `adapter` where some worker speaks gRPC."""
 
-    def __init__(self, config: ClusterConfig, folder: Path) -> None:
+    def __init__(
+        self,
+        config: ClusterConfig,
+        folder: Path,
+        keys: KeyFiles | None = None,
+        adapter: Adapter | None = None,
+    ) -> None:
         self.folder = folder
         self.interrupted = False
         self._kill_at_s = float("inf")
         self._sockets: list[socket.socket] = []
         self._processes: list[ForkServerProcess] = []
         self._file = folder / "cluster.toml"
+        self._keys = keys
+        self._adapter = adapter
         with ExitStack() as listeners:
             self.config = self._listen(config, listeners)
             self._file.write_text(dumps(self.config), encoding="utf-8")
@@ -62,7 +78,7 @@ class Federation:
             for worker, listener in zip(self.config.workers, self._sockets):
                 process = context.Process(
                     target=child_process,
-                    args=(self._file, worker.id, self.folder, listener),
+                    args=(self._file, worker.id, self.folder, listener, self._keys, self._adapter),
                     name=worker.name,
                 )
                 process.start()
@@ -91,6 +107,12 @@ class Federation:
             if process.is_alive():
                 process.terminate()
 
+    def reload_keys(self) -> None:
+        """Let every worker read the public keys anew."""
+        for process in self._processes:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
+
     def kill(self) -> None:
         """End whatever is left, at once."""
         for process in self._processes:
@@ -108,7 +130,10 @@ class Federation:
         nobody can take a free port away before its worker is up."""
         workers = []
         for worker in config.workers:
-            listener = listeners.enter_context(listener_at(worker.name, worker.host, worker.port))
+            by_grpc = config.transport_of(worker.id) == "grpc"
+            listener = listeners.enter_context(
+                listener_at(worker.name, worker.host, worker.port, shared=by_grpc)
+            )
             self._sockets.append(listener)
             host = worker.address.rpartition(":")[0]
             address = f"{host}:{listener.getsockname()[1]}"

@@ -7,18 +7,37 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpls.config import ClusterConfig, load
+from mpls.endings import INTERRUPTED, say_draining
 from mpls.errors import MplsError
+from mpls.runtime.keys import KeyFiles
 from mpls.runtime.sockets import listener_at
 
+if TYPE_CHECKING:
+    from mpls.runtime.outfit import Adapter
+    from mpls.runtime.worker import Worker
 
-def child_process(file: Path, number: int, folder: Path, listener: socket.socket) -> None:
+OPEN_FILES = 4096
+"""A worker may open so many files, or as many as the system lets it: each connection is one."""
+
+
+def child_process(
+    file: Path,
+    number: int,
+    folder: Path,
+    listener: socket.socket,
+    keys: KeyFiles | None,
+    adapter: Adapter | None = None,
+) -> None:
     """The whole life of a worker's process under `mpls run`. Ctrl-C is the parent's to hear."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = load(file)
@@ -27,32 +46,70 @@ def child_process(file: Path, number: int, folder: Path, listener: socket.socket
         os.dup2(log_file.fileno(), 1)
         os.dup2(log_file.fileno(), 2)
         faulthandler.enable(log_file)
-        sys.exit(run_worker(config, number, folder, listener))
+        sys.exit(run_worker(config, number, folder, listener, keys, adapter))
 
 
 def run_worker(
-    config: ClusterConfig, number: int, folder: Path, listener: socket.socket | None = None
+    config: ClusterConfig,
+    number: int,
+    folder: Path,
+    listener: socket.socket | None = None,
+    keys: KeyFiles | None = None,
+    adapter: Adapter | None = None,
 ) -> int:
     """Run one worker in this process, here and now; returns its exit code. `listener` is given to
-    a worker of a federation, which ends with its parent. Raises BadInput for an address in use."""
+    a worker of a federation, which ends with its parent; one without also writes its log into its
+    folder. Where the links are encrypted, SIGHUP makes it read the public keys anew. Raises
+    BadInput for an address in use."""
     from mpls.runtime.worker import Place, Worker
 
-    me, parent = config.worker(number), os.getppid() if listener else None
-    listener = listener or listener_at(me.name, me.host, me.port)
-
+    me, parent = config.worker(number), multiprocessing.parent_process() if listener else None
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if listener is None:
+        by_grpc = config.transport_of(number) == "grpc"
+        listener = listener_at(me.name, me.host, me.port, shared=by_grpc)
+        handlers.append(logging.FileHandler(folder / f"{me.name}.log", encoding="utf-8"))
     logging.basicConfig(
         level=config.logging.level.upper(),
         format=f"%(asctime)s %(levelname)s {me.name} %(message)s",
-        stream=sys.stderr,
+        handlers=handlers,
     )
-    worker = Worker(config, number, Place(folder, listener.detach(), parent))
-    for name in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(name) is not signal.SIG_IGN:
-            signal.signal(name, lambda *_: worker.stop())
-    # A federation's workers are born with both blocked, and hear them now that they can drain.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    _raise_file_limit()
+    for warning in config.warnings:
+        logging.getLogger("mpls").warning("%s", warning)
+    worker = Worker(config, number, Place(folder, listener.detach(), parent, keys, adapter))
+    heard = _drain_on_signals(worker)
+    if config.security() == "curve":
+        signal.signal(signal.SIGHUP, lambda *_: worker.reload_keys())
+    # A federation's workers are born with these blocked, and hear them now that they can drain.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     try:
-        return worker.run()
+        code = worker.run()
     except MplsError as error:
         logging.getLogger("mpls").error("%s", error)
         return error.exit_code
+    return INTERRUPTED if code == 0 and signal.SIGINT in heard else code
+
+
+def _drain_on_signals(worker: Worker) -> list[int]:
+    """SIGTERM and Ctrl-C let the worker drain, another Ctrl-C kills it; returns what was heard."""
+    heard: list[int] = []
+
+    def hear(number: int, _: object) -> None:
+        heard.append(number)
+        if number == signal.SIGINT:
+            say_draining()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        worker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, hear)
+    return heard
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
+        wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))

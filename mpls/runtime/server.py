@@ -7,9 +7,8 @@ granted; where links are emulated, each chunk leaves when it would have left ove
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, inf
 
 import zmq
@@ -17,66 +16,38 @@ import zmq
 from mpls.core import protocol
 from mpls.core.serving import RESUME_S, Condition, Serving, Transfer
 from mpls.errors import ProtocolError
+from mpls.runtime.clients import PULLS_LIMIT, Client, Sending
 from mpls.runtime.emulation import Pacing
+from mpls.runtime.floods import Floods
 from mpls.runtime.journal import Clock, Meter
+from mpls.runtime.keys import Keychain
+from mpls.runtime.limits import RATES, REQUEST_TOKENS, Allowance, Allowances, Rates, Refusals
 from mpls.runtime.mailbox import Bell
+from mpls.runtime.sender import RETRY_S, Sender
 from mpls.runtime.snapshots import Snapshot, SnapshotStore
 from mpls.runtime.sockets import OwnedByThread, router
-from mpls.wire import ChunkPlan, Outgoing, decode, encode, refusal
+from mpls.runtime.zap import Door, Session, check_caller
+from mpls.wire import decode, refusal
+from mpls.wire.frames import CHUNK_LEAST_BYTES
 
 MESSAGES_PER_TURN = 256
 """After so many requests the chunks that are due go first."""
 EXPIRE_S = 5.0
-RETRY_S = 0.005
-"""When a peer's send queue is full, how soon it is tried again."""
-PULLS_LIMIT = 4
-"""Pulls and probes of one connection that are served at once."""
+VERSIONS_LIMIT_BYTES = 1_000_000_000
+VERSIONS_LEAST = 4
+"""All versions of the model that are being pulled, or may be resumed, together take no more than
+that; but so many are kept, however large the model is."""
 
 
 @dataclass(frozen=True)
 class Listening:
-    """Where the server binds; `fd` is a TCP socket that already listens there."""
+    """Where the server binds; `fd` is a TCP socket that already listens there. Without keys it
+    speaks plaintext."""
 
     host: str
     port: int
     fd: int | None = None
-
-
-class _Sending:
-    """A pull being served."""
-
-    def __init__(self, transfer: Transfer, snapshot: Snapshot, came_s: float) -> None:
-        self.snapshot = snapshot
-        self.outgoing = Outgoing(transfer.pull, [n for _, n in transfer.layers], snapshot.version)
-        self.came_s = came_s
-        self.heard_s = came_s
-        """When the puller last gave credit."""
-        self.wait_s: float | None = None
-        """From the request's arrival to its first byte."""
-
-
-@dataclass
-class _Leaving:
-    """A message on the emulated link, and when its last byte is through."""
-
-    frames: list[bytes | memoryview]
-    kind: str
-    leaves_s: float
-
-
-@dataclass
-class _Client:
-    """One connection: who it is, and what it still gets."""
-
-    route: bytes
-    name: str = ""
-    sendings: deque[_Sending] = field(default_factory=deque)
-    probes: deque[protocol.ProbeData] = field(default_factory=deque)
-    leaving: _Leaving | None = None
-
-    def is_full(self) -> bool:
-        """Whether it has asked for all that it may at once."""
-        return len(self.sendings) + len(self.probes) >= PULLS_LIMIT
+    keys: Keychain | None = None
 
 
 class Server(OwnedByThread):
@@ -90,19 +61,28 @@ class Server(OwnedByThread):
         listening: Listening,
         pacing: Pacing,
         clock: Clock,
+        rates: Rates = RATES,
     ) -> None:
         super().__init__()
-        self.sent = Meter()
+        self._sender = Sender(serving, pacing, clock)
+        self.sent = self._sender.sent
         self.received = Meter()
-        self.refusals: dict[str, int] = {}
+        self._refused = Refusals()
         self._serving = serving
         self._store = store
         self._condition = condition
         self._listening = listening
-        self._pacing = pacing
         self._clock = clock
-        self._clients: dict[bytes, _Client] = {}
+        self._allowances = Allowances(rates)
+        self._floods = Floods()
+        self._clients: dict[bytes, Client] = {}
         self._bell: Bell[str] = Bell()
+        self._door: Door | None = None
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """How many messages were refused, by kind."""
+        return self._refused.counts
 
     def stop(self) -> None:
         """From any thread."""
@@ -113,89 +93,179 @@ class Server(OwnedByThread):
         self.adopt()
         context = zmq.Context()
         at = self._listening
-        self._socket = router(context, f"{at.host}:{at.port}", at.fd)
+        if at.keys is not None:
+            self._door = Door(context, at.keys, self._refused)
+        self._socket = router(context, f"{at.host}:{at.port}", at.fd, at.keys)
+        self._sender.open(self._socket)
         try:
             ready()
             self._serve()
         finally:
+            self._refused.flush(inf)
             self._socket.close(0)
+            if self._door is not None:
+                self._door.close()
             context.term()
             self._bell.close()
 
     def _serve(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._bell.fileno(), zmq.POLLIN)
+        self._poller = zmq.Poller()
+        self._poller.register(self._bell.fileno(), zmq.POLLIN)
+        self._poller.register(self._socket, zmq.POLLIN)
+        if self._door is not None:
+            self._poller.register(self._door.socket, zmq.POLLIN)
         expire_s = self._clock.now() + EXPIRE_S
         while True:
-            readable = self._poll(poller)
+            readable = self._poll()
             if self._bell.fileno() in readable and "stop" in self._bell.collect():
                 return
+            if self._door is not None:
+                self._mind(self._door)
             if self._socket in readable:
                 self._read()
             for client in list(self._clients.values()):
-                self._pump(client)
+                self._sender.pump(client)
+                if client.has_left:
+                    del self._clients[client.route]
             if (now := self._clock.now()) >= expire_s:
                 self._expire(now)
                 expire_s = now + EXPIRE_S
 
+    def _mind(self, door: Door) -> None:
+        """Let in who may come in, and put out whose key was taken off the list."""
+        door.answer(self._clock.now())
+        gone = door.gone()
+        for client in [client for client in self._clients.values() if client.caller in gone]:
+            del self._clients[client.route]
+            if client.session is not None:
+                client.session.hang_up()
+
+    def _let_go_of_the_oldest(self, now: float) -> None:
+        """Else peers that stop in mid-pull, each of another version, would keep whole models."""
+        most = max(VERSIONS_LEAST, VERSIONS_LIMIT_BYTES // self._store.model_bytes)
+        self._serving.keep_newest(most)
+        pulls = [
+            (client, sending) for client in self._clients.values() for sending in client.sendings
+        ]
+        versions = sorted({sending.snapshot.version for _, sending in pulls})
+        for client, sending in pulls:
+            if sending.snapshot.version in versions[:-most]:
+                client.end(sending)
+                text = f"version {sending.snapshot.version} is too old by now"
+                why = protocol.Error(sending.outgoing.pull.id, "gone", text)
+                self._refuse(client, why.code, why, now)
+
     def _expire(self, now: float) -> None:
         """Let go of snapshots that nobody comes back for, and of pulls that nobody reads."""
         self._serving.expire(now)
+        self._refused.flush(now)
         for client in self._clients.values():
-            read = [sending for sending in client.sendings if now - sending.heard_s <= RESUME_S]
-            client.sendings = deque(read)
+            for sending in [s for s in client.sendings if now - s.heard_s > RESUME_S]:
+                client.end(sending)
 
-    def _poll(self, poller: zmq.Poller) -> dict[object, int]:
+    def _poll(self) -> dict[object, int]:
         """Wait for a request or for the next chunk that is due. poll() knows whole milliseconds
         only; the rest of a paced chunk's time is slept, lest every chunk leave late."""
-        due_s = min((c.leaving.leaves_s for c in self._clients.values() if c.leaving), default=inf)
+        due_s = min(map(self._due_s, self._clients.values()), default=inf)
         left_s = max(0.0, due_s - self._clock.now())
         if left_s >= EXPIRE_S:
-            return dict(poller.poll(ceil(EXPIRE_S * 1000)))
-        readable = dict(poller.poll(int(left_s * 1000)))
+            return dict(self._poller.poll(ceil(EXPIRE_S * 1000)))
+        readable = dict(self._poller.poll(int(left_s * 1000)))
         if not readable and 0 < (rest_s := due_s - self._clock.now()) < 0.001:
             time.sleep(rest_s)
         return readable
+
+    def _due_s(self, client: Client) -> float:
+        if client.leaving is not None:
+            return client.leaving.leaves_s
+        return self._clock.now() + RETRY_S if client.waits else inf
 
     # --- requests ---
 
     def _read(self) -> None:
         for _ in range(MESSAGES_PER_TURN):
             try:
-                route, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                first, client, frames = self._receive()
             except zmq.Again:
                 return
-            client = self._clients.get(route) or _Client(route)
-            try:
-                request = decode(frames)
-                self._handle(client, request)
-                kind = type(request).__name__.lower()
-                self.received.count(client.name, kind, sum(map(len, frames)))
-            except ProtocolError as error:
-                self.refusals[error.kind] = self.refusals.get(error.kind, 0) + 1
-                self._post(client, refusal(error))
+            now = self._clock.now()
+            allowance = self._allowances.of(client.name, client.caller)
+            if allowance.messages.take(now):
+                self._take(client, allowance, frames, now)
+                continue
+            self._drop(client, allowance, now)
+            self._floods.note(first)
 
-    def _handle(self, client: _Client, request: protocol.Message) -> None:
-        if isinstance(request, (protocol.Credit, protocol.Cancel)):
-            self._steer(client, request)
-            return
-        now = self._clock.now()
+    def _receive(self) -> tuple[zmq.Frame, Client, list[bytes]]:
+        """The next message: the frame with its routing id, the connection that it came by, and the
+        rest. Raises zmq.Again if none came."""
+        first = self._socket.recv(zmq.NOBLOCK, copy=False)
+        frames = self._socket.recv_multipart()
+        client = self._clients.get(first.bytes)
+        if client is None and self._door is not None:
+            caller, session = self._door.caller(first), Session.of(first)
+            client = Client(first.bytes, caller=caller, session=session)
+        return first, client or Client(first.bytes), frames
+
+    def _drop(self, client: Client, allowance: Allowance, now: float) -> None:
+        """One of too many messages, unread. Now and then its sender hears of it."""
+        why = "you send too much; wait"
+        self._refused.note(client.name or client.caller, "flood", why, now)
+        if allowance.warnings.take(now):
+            self._sender.post(client, protocol.Error(0, "busy", why))
+
+    def _take(self, client: Client, allowance: Allowance, frames: list[bytes], now: float) -> None:
+        """Do what the message says, if it is one and its sender may ask for it now."""
+        try:
+            request = decode(frames)
+            if isinstance(request, (protocol.Credit, protocol.Cancel)):
+                if self._steer(client, request):
+                    allowance.messages.give_back()
+            elif not allowance.messages.take(now, REQUEST_TOKENS - 1):
+                raise ProtocolError("too many requests", "busy", kind="busy", request_id=request.id)
+            else:
+                self._handle(client, request, now)
+            kind = type(request).__name__.lower()
+            self.received.count(client.name, kind, sum(map(len, frames)))
+        except ProtocolError as error:
+            if error.kind != "busy":
+                allowance.messages.charge(REQUEST_TOKENS - 1)
+            self._refuse(client, error.kind, refusal(error), now)
+
+    def _refuse(self, client: Client, kind: str, why: protocol.Error, now: float) -> None:
+        self._refused.note(client.name or client.caller, kind, why.message, now)
+        self._sender.post(client, why)
+
+    def _admit(self, client: Client, request: protocol.Message) -> None:
+        """With keys, a peer is its key."""
+        others: list[Session] = []
+        if isinstance(request, protocol.Hello):
+            for other in self._clients.values():
+                if other is not client and other.caller == client.caller and other.session:
+                    others.append(other.session)
+        check_caller(request, client.caller, others)
+
+    def _handle(self, client: Client, request: protocol.Message, now: float) -> None:
+        if self._door is not None:
+            self._admit(client, request)
         asker = request.name if isinstance(request, protocol.Hello) else client.name
-        reply = self._serving.answer(asker, request, self._store.latest(), self._condition(), now)
+        reply = self._serving.answer(asker, request, self._store.newest(), self._condition(), now)
         if isinstance(reply, protocol.Welcome):
             self._meet(client, asker)
         if isinstance(reply, (Transfer, protocol.ProbeData)) and client.is_full():
-            self._post(client, protocol.Error(request.id, "busy", f"{PULLS_LIMIT} at a time"))
-        elif isinstance(reply, Transfer):
+            reply = protocol.Error(request.id, "busy", f"{PULLS_LIMIT} at a time")
+        if isinstance(reply, Transfer):
             assert isinstance(reply.snapshot, Snapshot)
-            client.sendings.append(_Sending(reply, reply.snapshot, now))
+            client.sendings.append(Sending(reply, reply.snapshot, now))
+            self._let_go_of_the_oldest(now)
         elif isinstance(reply, protocol.ProbeData):
             client.probes.append(reply)
+        elif isinstance(reply, protocol.Error):
+            self._refuse(client, reply.code, reply, now)
         else:
-            self._post(client, reply)
+            self._sender.post(client, reply)
 
-    def _meet(self, client: _Client, name: str) -> None:
+    def _meet(self, client: Client, name: str) -> None:
         """In plaintext a peer is whoever it says it is. One that says hello on a new connection
         has left the old one, whose pulls nobody reads any more. Nobody else is remembered, so
         there are never more clients than peers."""
@@ -205,93 +275,21 @@ class Server(OwnedByThread):
         client.name = name
         self._clients[client.route] = client
 
-    def _steer(self, client: _Client, request: protocol.Credit | protocol.Cancel) -> None:
-        """Credit and cancel concern a pull under way; for one that has ended they mean nothing."""
+    def _steer(self, client: Client, request: protocol.Credit | protocol.Cancel) -> bool:
+        """Credit and cancel concern a pull under way; for one that has ended they mean nothing.
+        Returns whether a chunk was paid for, or the end of a pull: so many are never too many."""
         for sending in client.sendings:
             if sending.outgoing.pull.id == request.id:
                 break
         else:
-            return
+            return False
         if isinstance(request, protocol.Cancel):
-            client.sendings.remove(sending)
-            return
+            client.end(sending)
+            return False
         sending.outgoing.grant(request.bytes)
         sending.heard_s = self._clock.now()
         if sending.outgoing.confirmed:
             self._serving.confirm(client.name, sending.snapshot)
-            client.sendings.remove(sending)
-
-    # --- replies ---
-
-    def _pump(self, client: _Client) -> None:
-        """Send what is due, and put the next chunk on the link: it begins when the one before had
-        left, however late that was noticed."""
-        begins_s = self._clock.now()
-        while True:
-            if client.leaving is None and not self._load(client, begins_s):
-                return
-            assert client.leaving is not None
-            if client.leaving.leaves_s > self._clock.now():
-                return
-            if not self._send(client, client.leaving.frames, client.leaving.kind):
-                client.leaving.leaves_s = self._clock.now() + RETRY_S
-                return
-            begins_s = client.leaving.leaves_s
-            client.leaving = None
-
-    def _load(self, client: _Client, begins_s: float) -> bool:
-        """Put a probe or the next chunk of one of the client's pulls, each in turn, on the link."""
-        if client.probes:
-            probe = client.probes.popleft()
-            _, leaves_s = self._pacing.carry(client.name, begins_s, len(probe.data))
-            client.leaving = _Leaving(encode(probe), "probedata", leaves_s)
+            client.end(sending)
             return True
-        for _ in range(len(client.sendings)):
-            sending = client.sendings[0]
-            client.sendings.rotate(-1)
-            plan = sending.outgoing.next_chunk()
-            if plan is not None:
-                client.leaving = self._cut(client, sending, plan, begins_s)
-                return True
-        return False
-
-    def _cut(
-        self, client: _Client, sending: _Sending, plan: ChunkPlan, begins_s: float
-    ) -> _Leaving:
-        begins_s = max(begins_s, sending.came_s)
-        begins_s, leaves_s = self._pacing.carry(client.name, begins_s, plan.length)
-        if sending.wait_s is None:
-            sending.wait_s = begins_s - sending.came_s
-        snapshot = sending.snapshot
-        chunk = protocol.Chunk(
-            id=sending.outgoing.pull.id,
-            layer=plan.layer,
-            version=snapshot.version,
-            round=snapshot.round,
-            offset=plan.offset,
-            total=plan.total,
-            wait_s=sending.wait_s,
-            data=snapshot.layer(plan.layer)[plan.offset : plan.offset + plan.length],
-            sum=snapshot.checksum(plan.layer) if plan.ends_layer else None,
-            progress=self._serving.progress_for(client.name, snapshot) if plan.ends_pull else None,
-            last=plan.ends_pull,
-        )
-        return _Leaving(encode(chunk), "chunk", leaves_s)
-
-    def _post(self, client: _Client, reply: protocol.Message) -> None:
-        """A small reply, at once; a peer that does not read its answers loses them."""
-        self._send(client, encode(reply), type(reply).__name__.lower())
-
-    def _send(self, client: _Client, frames: list[bytes | memoryview], kind: str) -> bool:
-        try:
-            self._socket.send_multipart([client.route, *frames], zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            self._clients.pop(client.route, None)
-            client.sendings.clear()
-        else:
-            self.sent.count(client.name, kind, sum(map(len, frames)))
-        return True
+        return request.bytes >= CHUNK_LEAST_BYTES

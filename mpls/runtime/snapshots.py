@@ -105,6 +105,7 @@ class SnapshotStore:
     def __init__(self, spans: Spans, size: int, dtype: np.dtype[Any]) -> None:
         self._spans = spans
         self.pool = SnapshotPool(size, dtype)
+        self.model_bytes = size * dtype.itemsize
         self._latest: Snapshot | None = None
         self._published = threading.Event()
 
@@ -120,6 +121,10 @@ class SnapshotStore:
         self._latest = snapshot
         self._published.set()
         return snapshot
+
+    def newest(self) -> Snapshot | None:
+        """The newest version; None before the first."""
+        return self._latest
 
     def latest(self) -> Snapshot:
         """The newest version; waits for the first."""

@@ -35,7 +35,7 @@ from mpls.wire import Buffer
 
 
 class Stopped(Exception):
-    """Training was told to stop; raised at a step boundary."""
+    """Training was told to stop; raised between two local steps or batches of an evaluation."""
 
 
 class Trainer:
@@ -72,7 +72,7 @@ class Trainer:
         self._step_s = 0.0
 
     def stop(self) -> None:
-        """End at the next step boundary."""
+        """End before the next local step or batch of an evaluation."""
         self._stopping = True
         self._update.close()
 
@@ -104,8 +104,7 @@ class Trainer:
         start_s, first_step = self._clock.now(), self.learner.steps
         try:
             for done in range(turn.steps):
-                if self._stopping:
-                    raise Stopped
+                self._look_whether_to_stop()
                 if turn.until_update and done and self._update.waiting():
                     break
                 self.learner.step()
@@ -130,9 +129,12 @@ class Trainer:
 
     def _await(self, turn: AwaitUpdate) -> LayerUpdate | None:
         update = self._update.take(turn.wait)
+        self._look_whether_to_stop()
+        return update
+
+    def _look_whether_to_stop(self) -> None:
         if self._stopping:
             raise Stopped
-        return update
 
     def _mix(self, turn: Mix) -> None:
         update: LayerUpdate = turn.update
@@ -170,7 +172,9 @@ class Trainer:
 
     def _evaluate(self, turn: Evaluate) -> None:
         start_s = self._clock.now()
-        result = self.learner.evaluate(self._dataset.test_images, self._dataset.test_labels)
+        result = self.learner.evaluate(
+            self._dataset.test_images, self._dataset.test_labels, self._look_whether_to_stop
+        )
         if not isfinite(result.loss):
             raise Diverged(
                 f"the test loss was {result.loss} in round {turn.round}; try a smaller lr"

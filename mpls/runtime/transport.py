@@ -28,7 +28,8 @@ class Transport(Protocol):
         """The bytes of a layer that was reported as received; the caller owns them."""
 
     def forget(self) -> None:
-        """Drop every layer that nobody claimed."""
+        """Drop every layer that nobody claimed, and what is here of others that no live pull goes
+        on with."""
 
     def recycle(self, buffer: Buffer) -> None:
         """A claimed buffer may be used again. From any thread."""

@@ -1,7 +1,8 @@
 """One worker: its three threads, its lifecycle, and how it ends.
 
 Initializing -> Ready (bound) -> Running (training and aggregating) -> Draining (its rounds are
-done, it serves those who still train) -> Stopped, or Failed with a reason. All are in the trace.
+done and it serves those who still train, or it was told to end) -> Stopped, or Failed with a
+reason. All are in the trace.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -25,7 +27,6 @@ from safetensors.numpy import save_file
 
 from mpls import __version__
 from mpls.config import ClusterConfig
-from mpls.core.links import link_rate_Bps
 from mpls.core.plan import Layer
 from mpls.core.round import Rounds
 from mpls.core.serving import Condition, Serving
@@ -34,33 +35,36 @@ from mpls.core.streams import Stream
 from mpls.core.trace import header
 from mpls.model import nets
 from mpls.model.data import load
-from mpls.model.layers import FlatModel
+from mpls.model.layers import FlatModel, plain_values
 from mpls.model.manifest import Manifest
 from mpls.model.partition import label_table, partition
 from mpls.model.training import Diverged, Learner, torch_device
 from mpls.runtime.aggregator import Aggregator
-from mpls.runtime.emulation import Pacing
 from mpls.runtime.journal import Clock, Journal
+from mpls.runtime.keys import Keychain, KeyFiles, take_keys
 from mpls.runtime.mailbox import Handover, Slot
-from mpls.runtime.server import Listening, Server
+from mpls.runtime.outfit import Adapter, Outfit, by_zmq
 from mpls.runtime.snapshots import SnapshotStore
 from mpls.runtime.trainer import Stopped, Trainer
-from mpls.runtime.zmq_transport import ZmqTransport
 
 log = logging.getLogger("mpls")
 TRAFFIC_S = 1.0
-DRAIN_S = 10.0
-"""Draining threads are given this long to come to their end."""
+DRAIN_S = {"training": 12.0, "aggregation": 2.0, "serving": 2.0}
+"""Draining threads are given this long to come to their end, one after the other. Together it is
+less than what a federation waits for its workers."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker runs: its folder, a socket that already listens for it, and the process that
-    it is to end with. One started by hand may outlive its shell."""
+    """Where a worker runs: its folder, a socket that already listens for it, the process that it
+    is to end with (one started by hand may outlive its shell), the cluster's key files, and what
+    chooses other transports than ZeroMQ, if anything does."""
 
     folder: Path
     listen_fd: int
-    parent: int | None = None
+    parent: BaseProcess | None = None
+    keys: KeyFiles | None = None
+    adapter: Adapter | None = None
 
 
 class Worker:
@@ -76,6 +80,8 @@ class Worker:
         self._wake: SimpleQueue[None] = SimpleQueue()
         """Unlike an Event it may be put to by a signal handler, whatever its thread was doing."""
         self._stop_asked = False
+        self._reload_asked = False
+        self._keychain: Keychain | None = None
         self._failure = ""
         self._trained = False
         self._peers_done = False
@@ -83,6 +89,11 @@ class Worker:
     def stop(self) -> None:
         """Drain and end."""
         self._stop_asked = True
+        self._wake.put(None)
+
+    def reload_keys(self) -> None:
+        """Read the cluster's public keys anew."""
+        self._reload_asked = True
         self._wake.put(None)
 
     def run(self) -> int:
@@ -103,6 +114,7 @@ class Worker:
 
     def _build(self) -> None:
         config = self._config
+        self._keychain = take_keys(config, self._me.name, self._place.keys)
         torch.set_num_threads(config.training.threads)
         dataset = load(config.data.dataset, config.data.root)
         shards = partition(dataset.train_labels, len(config.workers), **config.partition_settings())
@@ -169,13 +181,19 @@ class Worker:
         serving = Serving(spec)
         update: Handover[Any] = Handover()
         self._condition.put(Condition("ready", 0, 0.0))
-        addresses = {
-            self._config.workers[peer].name: self._config.workers[peer].address
-            for peer in self._config.peers_of(self._id)
-        }
-        self._transport = ZmqTransport(
-            addresses, {layer.name: layer.bytes for layer in spec.layers}, spec.pull.stall_s
+        outfit = Outfit(
+            self._config,
+            self._id,
+            spec,
+            serving,
+            self._store,
+            self._current_condition,
+            self._clock,
+            self._place.listen_fd,
+            self._keychain,
+            lambda: plain_values(learner.model.module),
         )
+        self._transport, self._server = (self._place.adapter or by_zmq)(outfit)
         self._aggregator = Aggregator(
             Rounds(spec),
             self._transport,
@@ -198,25 +216,6 @@ class Worker:
             self._clock,
             keep_path=serving.progress_mode == "path",
         )
-        self._server = Server(
-            serving,
-            self._store,
-            self._current_condition,
-            Listening(self._me.host, self._me.port, self._place.listen_fd),
-            self._pacing(),
-            self._clock,
-        )
-
-    def _pacing(self) -> Pacing:
-        network = self._config.network
-        rates = {}
-        if network.emulate is not None:
-            seed = self._config.cluster.seed
-            for a, b in self._config.links():
-                if self._id in (a, b):
-                    other = self._config.workers[b if a == self._id else a].name
-                    rates[other] = link_rate_Bps(network.emulate, (a, b), seed)
-        return Pacing(rates, network.nic.low_Bps if network.nic is not None else None)
 
     def _current_condition(self) -> Condition:
         condition = self._condition.get()
@@ -237,6 +236,8 @@ class Worker:
         training = self._start("training", self._train)
         self._enter("running")
         self._supervise(lambda: self._trained)
+        if not self._failure:
+            self._enter_draining()
         if self._trained and not self._is_over():
             self._linger()
         self._drain(training, aggregation, serving)
@@ -249,11 +250,13 @@ class Worker:
         self._trained = True
         self._wake.put(None)
 
-    def _linger(self) -> None:
-        """Serve the final snapshot while some peer that can be heard still trains."""
+    def _enter_draining(self) -> None:
         condition = self._current_condition()
         self._condition.put(Condition("draining", condition.round, condition.step_s))
         self._enter("draining")
+
+    def _linger(self) -> None:
+        """Serve the final snapshot while some peer that can be heard still trains."""
         self._aggregator.when_peers_are_done(self._note_peers_done)
         self._supervise(lambda: self._peers_done)
 
@@ -266,8 +269,11 @@ class Worker:
         while not done() and not self._is_over():
             with suppress(Empty):
                 self._wake.get(timeout=TRAFFIC_S)
+            if self._reload_asked and self._keychain is not None:
+                self._reload_asked = False
+                self._keychain.reload()
             self._note_traffic()
-            if self._place.parent not in (None, os.getppid()):
+            if self._place.parent is not None and not self._place.parent.is_alive():
                 log.warning("the process that started this worker is gone; draining")
                 self._stop_asked = True
 
@@ -277,15 +283,16 @@ class Worker:
     def _drain(self, training: Thread, aggregation: Thread, serving: Thread) -> None:
         """Training first, so that its last update counts; then aggregation; then serving."""
         self._trainer.stop()
-        training.join(DRAIN_S)
+        training.join(DRAIN_S[training.name])
         if aggregation.is_alive():
             self._aggregator.drain()
-        aggregation.join(DRAIN_S)
+        aggregation.join(DRAIN_S[aggregation.name])
         self._server.stop()
-        serving.join(DRAIN_S)
+        serving.join(DRAIN_S[serving.name])
         alive = [thread.name for thread in (training, aggregation, serving) if thread.is_alive()]
         if alive and not self._failure:
-            self._failure = f"{' and '.join(alive)} did not end within {DRAIN_S:.0f} s"
+            waited_s = sum(DRAIN_S[name] for name in alive)
+            self._failure = f"{' and '.join(alive)} did not end within {waited_s:.0f} s"
         self._note_traffic()
         self._journal.note(
             "served",
@@ -295,7 +302,9 @@ class Worker:
             asked=self._transport.sent.as_plain(),
             answered=self._transport.received.as_plain(),
             refusals=self._server.refusals,
+            failed_key_reloads=self._keychain.failed_reloads if self._keychain else 0,
             dropped=self._transport.dropped,
+            broken=self._transport.refused.counts,
             local_steps=self._trainer.learner.steps,
         )
         if not training.is_alive():

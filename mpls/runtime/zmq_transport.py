@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from math import ceil, inf
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from mpls.core import protocol
 from mpls.core.messages import (
@@ -21,32 +20,41 @@ from mpls.core.messages import (
     SendRequest,
 )
 from mpls.errors import ProtocolError
+from mpls.runtime.connection import Connection
 from mpls.runtime.journal import Meter
-from mpls.runtime.sockets import OwnedByThread, dealer
-from mpls.wire import Accepted, Buffer, BufferPool, Incoming, decode, encode
+from mpls.runtime.keys import Keychain
+from mpls.runtime.limits import Refusals
+from mpls.runtime.sockets import OwnedByThread
+from mpls.wire import Accepted, Buffer, BufferPool, Incoming, decode, encode, refusal
 from mpls.wire import LayerArrived as Arrived
 
 MESSAGES_PER_TURN = 64
 """After so many messages of one peer the others have their turn."""
-_WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 
 
 class ZmqTransport(OwnedByThread):
     """Implements `runtime.transport.Transport`. `addresses` maps peer names to host:port,
-    `layer_bytes` the model's layers to their sizes."""
+    `layer_bytes` the model's layers to their sizes; without `keys` it speaks plaintext."""
 
     def __init__(
-        self, addresses: Mapping[str, str], layer_bytes: Mapping[str, int], stall_s: float
+        self,
+        addresses: Mapping[str, str],
+        layer_bytes: Mapping[str, int],
+        stall_s: float,
+        keys: Keychain | None = None,
     ) -> None:
         super().__init__()
         self.sent = Meter()
         self.received = Meter()
         self.dropped = 0
         """Messages that no live request waits for, or that break the protocol."""
+        self.refused = Refusals()
+        """Of these the ones that break the protocol, by kind."""
         self._addresses = addresses
         self._layer_bytes = layer_bytes
         self.report_s = stall_s / 2
-        self._pool = BufferPool()
+        self._keys = keys
+        self.pool = BufferPool()
         self._arrived: dict[tuple[int, str], Buffer] = {}
 
     def open(self) -> None:
@@ -55,15 +63,15 @@ class ZmqTransport(OwnedByThread):
         self._context.setsockopt(zmq.BLOCKY, False)
         self._poller = zmq.Poller()
         self._channels = {
-            name: _Channel(self, name, address, dealer(self._context, address))
+            name: _Channel(self, name, Connection(self._context, name, address, self._keys))
             for name, address in self._addresses.items()
         }
         self._by_socket = {}
         for channel in self._channels.values():
-            self._by_socket[channel.socket] = channel.read
-            self._by_socket[channel.monitor] = channel.read_monitor
-            self._poller.register(channel.socket, zmq.POLLIN)
-            self._poller.register(channel.monitor, zmq.POLLIN)
+            self._by_socket[channel.connection.socket] = channel.read
+            self._by_socket[channel.connection.monitor] = channel.read_monitor
+        for socket in self._by_socket:
+            self._poller.register(socket, zmq.POLLIN)
         self._bell_fd = -1
 
     def send(self, command: SendRequest) -> list[Event]:
@@ -79,15 +87,15 @@ class ZmqTransport(OwnedByThread):
         if bell_fd != self._bell_fd:
             self._poller.register(bell_fd, zmq.POLLIN)
             self._bell_fd = bell_fd
-        report_due_s = min((c.report_due_s() for c in self._channels.values()), default=inf)
-        timeout_s = min(timeout_s, max(0.0, report_due_s - time.monotonic()))
+        due_s = min((channel.due_s() for channel in self._channels.values()), default=inf)
+        timeout_s = min(timeout_s, max(0.0, due_s - time.monotonic()))
         events: list[Event] = []
         # poll() truncates to whole milliseconds; rounding up spares a burst of early ticks.
         for source, _ in self._poller.poll(None if timeout_s == inf else ceil(timeout_s * 1000)):
             if source in self._by_socket:
                 events += self._by_socket[source]()
         for channel in self._channels.values():
-            events += channel.overdue_reports()
+            events += channel.tend()
         return events
 
     def claim(self, request_id: int, layer: str) -> Buffer:
@@ -95,16 +103,20 @@ class ZmqTransport(OwnedByThread):
 
     def forget(self) -> None:
         for buffer in self._arrived.values():
-            self._pool.give(buffer)
+            self.pool.give(buffer)
         self._arrived.clear()
+        for channel in self._channels.values():
+            channel.drop_rest()
+        self.refused.flush(time.monotonic())
 
     def recycle(self, buffer: Buffer) -> None:
-        self._pool.give(buffer)
+        self.pool.give(buffer)
 
     def close(self) -> None:
         self.assert_owner()
         for channel in self._channels.values():
             channel.close()
+        self.refused.flush(inf)
         self._context.term()
 
     # --- for the channels ---
@@ -122,7 +134,7 @@ class ZmqTransport(OwnedByThread):
         )
 
     def expect(self, pull: protocol.Pull) -> Incoming:
-        return Incoming(pull, self._layer_bytes, self._pool)
+        return Incoming(pull, self._layer_bytes, self.pool)
 
 
 class _Probing:
@@ -134,17 +146,12 @@ class _Probing:
 
 
 class _Channel:
-    """One peer: its socket, the requests in flight, and the pull that could be resumed."""
+    """One peer: its connection, the requests in flight, and the pull that could be resumed."""
 
-    def __init__(
-        self, transport: ZmqTransport, peer: str, address: str, socket: zmq.Socket[bytes]
-    ) -> None:
-        self.socket = socket
-        self.monitor = socket.get_monitor_socket(_WATCHED)
-        socket.connect(f"tcp://{address}")
+    def __init__(self, transport: ZmqTransport, peer: str, connection: Connection) -> None:
+        self.connection = connection
         self._transport = transport
         self._peer = peer
-        self._connected = False
         self._waiting: dict[int, Incoming | _Probing | None] = {}
         self._last_pull: Incoming | None = None
         self._reported_s: dict[int, float] = {}
@@ -176,7 +183,7 @@ class _Channel:
         events: list[Event] = []
         for _ in range(MESSAGES_PER_TURN):
             try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = self.connection.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
             events += self._take([frame.buffer for frame in frames])
@@ -185,13 +192,7 @@ class _Channel:
     def read_monitor(self) -> list[Event]:
         """Follow whether there is a connection. When it is lost, nothing in flight will be
         answered."""
-        events: list[Event] = []
-        while self.monitor.poll(0):
-            happened = recv_monitor_message(self.monitor)["event"]
-            self._connected = happened == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            if not self._connected:
-                events += self._fail_all()
-        return events
+        return self._fail_all() if self.connection.look() else []
 
     def _fail_all(self) -> list[Event]:
         events: list[Event] = [
@@ -203,27 +204,35 @@ class _Channel:
         self._reported_s.clear()
         return events
 
-    def report_due_s(self) -> float:
-        return min(self._unreported.values(), default=inf)
+    def due_s(self) -> float:
+        """When there is something to `tend`."""
+        return min([*self._unreported.values(), self.connection.due_s])
 
-    def overdue_reports(self) -> list[Event]:
+    def tend(self) -> list[Event]:
+        """Do what is due."""
+        if self.connection.tend():
+            return self._fail_all()
         now = time.monotonic()
         due = [request_id for request_id, due_s in self._unreported.items() if due_s <= now]
         return [self._report(request_id) for request_id in due]
 
+    def drop_rest(self) -> None:
+        """Nobody comes back for what is here of a layer, unless its pull is still under way."""
+        if self._last_pull is not None and self._last_pull.pull.id not in self._waiting:
+            self._last_pull.drop_partial()
+            self._last_pull = None
+
     def close(self) -> None:
-        self.socket.disable_monitor()
-        self.monitor.close(0)
-        self.socket.close(0)
+        self.connection.close()
 
     def _send(self, message: protocol.Message) -> bool:
         """Whether it is on its way. For a moment after a loss ZeroMQ would still accept a message,
         and lose it."""
-        if not self._connected:
+        if not self.connection.is_up:
             return False
         frames = encode(message)
         try:
-            self.socket.send_multipart(frames, zmq.NOBLOCK)
+            self.connection.socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
             return False
         kind = type(message).__name__.lower()
@@ -253,6 +262,8 @@ class _Channel:
             return self._answer(message)
         except ProtocolError as error:
             self._transport.dropped += 1
+            why = refusal(error).message
+            self._transport.refused.note(self._peer, error.kind, why, time.monotonic())
             return self._broken(error)
 
     def _answer(self, message: protocol.Message) -> list[Event]:

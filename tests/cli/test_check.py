@@ -99,16 +99,20 @@ def test_piped_a_row_with_many_peers_stays_one_line(
     assert len(labels.split()) == 11
 
 
-def test_the_three_servers_are_described_but_not_run_before_there_is_encryption(
-    capsys: pytest.CaptureFixture[str],
+def test_the_three_servers_are_encrypted_and_what_they_miss_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = str(ROOT / "configs/three-servers.toml")
-    found = outlook(capsys, file)
+    file, keys = tmp_path / "three.toml", tmp_path / "three.keys.toml"
+    file.write_text((ROOT / "configs/three-servers.toml").read_text())
+    found = outlook(capsys, str(file))
     assert found["security"] == "curve"
+    assert found["warnings"] == [f"{keys}: not there; `mpls keys {file}` makes it"]
     assert [peer["rate_Bps"] for peer in found["workers"][0]["peers"]] == [12.5e6, 12.5e6]
-    assert main(["run", file]) == 3
-    why = "this version runs on loopback addresses only, because it does not encrypt yet"
-    assert capsys.readouterr().err == f"error: {file}: {why}\n"
+    assert main(["keys", str(file)]) == 0
+    capsys.readouterr()
+    assert outlook(capsys, str(file))["warnings"] == []
+    assert main(["check", str(file)]) == 0
+    assert f"links: curve with the keys of {keys}, believed" in capsys.readouterr().out
 
 
 def test_cifar10_says_where_its_data_were_looked_for(

@@ -175,6 +175,22 @@ def test_evaluation_changes_neither_weights_nor_statistics_nor_mode():
     assert train(worker, 1).steps == 3
 
 
+def test_an_evaluation_can_be_ended_before_each_batch_and_training_goes_on():
+    worker, batches = learner(), []
+    images, labels = (np.concatenate([values] * 4) for values in TEST)
+
+    def before_batch() -> None:
+        batches.append(len(batches))
+        if len(batches) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        worker.evaluate(images, labels, before_batch)
+    assert len(batches) == 3
+    assert worker.model.module.training
+    assert train(worker, 1).steps == 1
+
+
 def test_a_loss_that_is_not_finite_is_named_with_its_step():
     worker = learner(lr=1e30)
     with pytest.raises(Diverged, match=r"loss was (nan|inf) at local step \d+; try a smaller lr"):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from mpls.core.settings import PaceSettings, PlanSettings, PullSettings
 from mpls.core.spec import WorkerSpec
 from mpls.runtime.emulation import Pacing
 from mpls.runtime.journal import Clock
+from mpls.runtime.keys import Keychain
 from mpls.runtime.mailbox import Bell
 from mpls.runtime.server import Listening, Server
 from mpls.runtime.snapshots import Snapshot, SnapshotStore
@@ -127,24 +129,27 @@ class Model:
 def listening_socket() -> socket.socket:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    listener.listen(16)
+    listener.listen(1024)
     return listener
 
 
 @contextmanager
 def serving(
-    spec: WorkerSpec, store: SnapshotStore, pacing: Pacing = UNPACED, **server_kind: type[Server]
+    spec: WorkerSpec, store: SnapshotStore, pacing: Pacing = UNPACED, **settings: Any
 ) -> Iterator[tuple[Server, int]]:
-    """A server in its own thread, and its port."""
+    """A server in its own thread, and its port. `settings` are further arguments of the server, its
+    `keys`, and its class as `kind`."""
     listener = listening_socket()
     port = listener.getsockname()[1]
-    server = server_kind.get("kind", Server)(
+    kind, keys = settings.pop("kind", Server), settings.pop("keys", None)
+    server = kind(
         Serving(spec),
         store,
         lambda: Condition("running", 3, 0.25),
-        Listening("127.0.0.1", port, listener.detach()),
+        Listening("127.0.0.1", port, listener.detach(), keys),
         pacing,
         Clock(),
+        **settings,
     )
     ready = threading.Event()
     thread = Job(f"serving {spec.name}", lambda: server.run(ready.set))
@@ -162,12 +167,18 @@ def serving(
 class Puller:
     """A ZmqTransport in the hands of a test: `peer` is asked, and its answers are waited for."""
 
-    def __init__(self, spec: WorkerSpec, ports: Mapping[str, int], stall_s: float = 3.0) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        ports: Mapping[str, int],
+        stall_s: float = 3.0,
+        keys: Keychain | None = None,
+    ) -> None:
         self.spec = spec
         self.peer = next(iter(ports))
         layer_bytes = {layer.name: layer.bytes for layer in spec.layers}
         addresses = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
-        self.transport = ZmqTransport(addresses, layer_bytes, stall_s)
+        self.transport = ZmqTransport(addresses, layer_bytes, stall_s, keys)
         self.transport.open()
         self.bell: Bell[Event] = Bell()
         self._last_id = 0
@@ -258,19 +269,29 @@ def _pulled(events: Sequence[Event], pull: protocol.Pull) -> bool:
 class Raw:
     """A DEALER without manners: sends what it is told, and sees each message that comes back."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, **options: Any) -> None:
+        """`options` are ZeroMQ's, such as RCVHWM=1."""
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
+        for option, value in options.items():
+            self._socket.setsockopt(getattr(zmq, option), value)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVTIMEO, int(DEADLINE_S * 1000))
+        self._cuts = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(f"tcp://127.0.0.1:{port}")
 
     def __enter__(self) -> Raw:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._socket.disable_monitor()
+        self._cuts.close(0)
         self._socket.close()
         self._context.term()
+
+    def was_cut(self) -> bool:
+        """Whether a connection of it has ended."""
+        return bool(self._cuts.poll(0))
 
     def send(self, *messages: Any) -> None:
         for message in messages:
@@ -293,6 +314,13 @@ class Raw:
         got = self.receive_until(protocol.ProbeData)
         self.send(protocol.Ping(2**32 + 1, 0.0))
         return got + self.receive_until(protocol.Pong)
+
+    def rest(self, quiet_s: float) -> list[Any]:
+        """All that comes before nothing comes for so long."""
+        got: list[Any] = []
+        while self._socket.poll(ceil(quiet_s * 1000)):
+            got.append(self.receive())
+        return got
 
     def receive_until(self, last: type[Any]) -> list[Any]:
         """What comes before a message of this kind."""

@@ -17,8 +17,9 @@ import xxhash
 
 from mpls.core import protocol
 from mpls.core.settings import PlanSettings
+from mpls.runtime.clients import PULLS_LIMIT
 from mpls.runtime.emulation import Pacing
-from mpls.runtime.server import PULLS_LIMIT, Server
+from mpls.runtime.server import Server
 from mpls.runtime.snapshots import SnapshotStore
 from mpls.wire import encode
 from tests.runtime.rig import Job, Model, Raw, serving, until

@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import xxhash
 
+from mpls.core.gate import Gate
 from mpls.core.messages import Event, LayerRefused, RoundDue, Source, UpdateTaken
 from mpls.core.serving import Condition
 from mpls.core.settings import PaceSettings
@@ -103,7 +105,7 @@ class Aggregation:
         flat = [(name, copy) for name, many in copies.items() for copy in many]
         sources = [Source("w1", name, index, 1, number - 1) for index, (name, _) in enumerate(flat)]
         update = add_up(
-            number, sources, lambda index, _: flat[index][1].view(np.uint8), self._own, 0
+            number, sources, lambda index, _: flat[index][1].view(np.uint8), self._own, 0, Gate()
         )
         until(lambda: self._worker.steps >= wanted_steps or self.is_pass_done(), "more local steps")
         self._update.put(update)
@@ -268,6 +270,21 @@ def test_stopped_in_mid_pass_it_ends_at_a_step_and_what_it_did_is_in_the_trace(t
     assert sum(record["steps"] for record in bench.records("pass")) == bench.learner.steps
 
 
+def test_stopped_in_mid_evaluation_it_ends_before_the_next_batch(tmp_path):
+    """All test images would take minutes."""
+    pace = PaceSettings(rounds=1, local_steps=2, eval_every=1)
+    with Bench(tmp_path, pace) as bench:
+        images = np.broadcast_to(DIGITS.test_images[0], (10**8, *DIGITS.test_images.shape[1:]))
+        labels = np.broadcast_to(DIGITS.test_labels[0], 10**8)
+        bench.trainer._dataset = replace(DIGITS, test_images=images, test_labels=labels)
+        training = Job("training", bench.trainer.run)
+        until(lambda: not bench.learner.model.module.training, "the evaluation to begin")
+        bench.trainer.stop()
+        with pytest.raises(Stopped):
+            training.finish()
+    assert not list(bench.records("eval"))
+
+
 def test_stopped_while_it_waits_for_an_update_it_does_not_wait_any_longer(tmp_path):
     with Bench(tmp_path, PaceSettings(rounds=1, local_steps=2)) as bench:
         bench.aggregation._hand_in = lambda number: None  # type: ignore[method-assign]
@@ -335,5 +352,10 @@ def spoilt_update(bench: Bench, number: int) -> Any:
     copies = {7: values.copy(), 8: spoilt}
     sources = [Source("w1", "fc2", 7, 1, number - 1), Source("w2", "fc2", 8, 1, number - 2)]
     return add_up(
-        number, sources, lambda index, _: copies[index].view(np.uint8), bench.aggregation._own, 0
+        number,
+        sources,
+        lambda index, _: copies[index].view(np.uint8),
+        bench.aggregation._own,
+        0,
+        Gate(),
     )

@@ -5,10 +5,13 @@ Method: a real ZmqTransport, driven by the test's thread, and a real server behi
 
 from __future__ import annotations
 
+import logging
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import xxhash
 
 from mpls.core import protocol
 from mpls.core.messages import (
@@ -19,6 +22,7 @@ from mpls.core.messages import (
     RequestFailed,
 )
 from mpls.runtime.emulation import Pacing
+from mpls.runtime.limits import LINES_LIMIT
 from mpls.wire import encode
 from tests.runtime.proxy import Proxy
 from tests.runtime.rig import (
@@ -31,6 +35,7 @@ from tests.runtime.rig import (
     fake_server,
     received,
     serving,
+    until,
     welcome,
 )
 
@@ -131,6 +136,84 @@ def test_layers_that_nobody_claims_are_forgotten_when_told_to():
         puller.transport.forget()
         with pytest.raises(KeyError):
             puller.transport.claim(event.request_id, "out")
+
+
+def test_what_is_here_of_a_cancelled_pull_can_be_resumed_until_all_is_forgotten():
+    """Then its buffer is there for others: a peer that dies in mid-pull costs nothing for long."""
+    store = MODEL.store(MODEL.weights())
+    with (
+        serving(SPEC, store, Pacing({"w1": 2e6}, None)) as (_, port),
+        Puller(W1, {"w0": port}) as puller,
+    ):
+        puller.greet()
+        pull = protocol.Pull(puller.new_id(), ("fc",), 0, 0, 256 * 1024)
+        assert puller.send(pull) == []
+        (begun,) = puller.events(len, "its first bytes")
+        puller.transport.cancel(CancelRequest("w0", pull.id))
+        resumed = replace(pull, id=puller.new_id(), version=1, offset=begun.received_bytes)
+        assert puller.send(resumed) == []
+        puller.transport.cancel(CancelRequest("w0", resumed.id))
+        puller.transport.forget()
+        again = replace(resumed, id=puller.new_id())
+        assert puller.send(again) == [RequestFailed(again.id, "gone")]
+        assert [len(spares) for spares in puller.transport.pool._waiting.values()] == [1]
+
+
+def test_row_13_late_duplicate_and_foreign_replies_change_nothing():
+    """A server that answers each pull with what belongs to another, twice, and then rightly."""
+    layer = bytes(range(256)) * 256
+
+    def chunks(message: Any) -> list[Any]:
+        if not isinstance(message, protocol.Pull):
+            return welcome(message)
+        sum_ = xxhash.xxh3_64_intdigest(layer)
+        right = protocol.Chunk(
+            message.id, "fc", 1, 1, 0, len(layer), 0.0, layer, sum=sum_, last=True
+        )
+        stale = replace(right, id=message.id - 1, data=bytes(len(layer)))
+        late = protocol.StatusOk(message.id - 1, "running", 9, 9, None, 0.1)
+        return [encode(each) for each in (stale, late, stale, right, right, stale)]
+
+    model = Model(fc=len(layer))
+    with (
+        fake_server(chunks) as port,
+        Puller(model.spec("w1", "w0"), {"w0": port}) as puller,
+    ):
+        puller.greet()
+        for _ in range(3):
+            events = puller.pull("fc")
+            (arrived,) = received(events)
+            assert events[-1] == arrived
+            assert puller.transport.claim(arrived.request_id, "fc").tobytes() == layer
+        until(
+            lambda: (
+                puller.transport.wait(0.01, puller.bell.fileno())
+                or puller.transport.dropped == 3 * 5
+            ),
+            "the rest of them",
+        )
+        assert puller.transport.refused.counts == {}
+
+
+def test_a_server_that_breaks_the_protocol_is_counted_by_kind_and_logged_within_limits(caplog):
+    caplog.set_level(logging.WARNING, logger="mpls")
+
+    def garbage(message: Any) -> list[Any]:
+        return welcome(message) if isinstance(message, protocol.Hello) else [[b"\x91\xc1"]] * 100
+
+    with fake_server(garbage) as port, Puller(W1, {"w0": port}) as puller:
+        puller.greet()
+        assert puller.send(protocol.Status(puller.new_id())) == []
+        until(
+            lambda: (
+                puller.transport.wait(0.01, puller.bell.fileno())
+                or puller.transport.refused.counts == {"msgpack": 100}
+            ),
+            "all of it",
+        )
+        assert puller.transport.dropped == 100
+    assert len(caplog.messages) == LINES_LIMIT + 1
+    assert caplog.messages[-1] == f"refused (msgpack) w0: and {100 - LINES_LIMIT} more"
 
 
 # --- progress ---

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpls.core.gate import Gate
 from mpls.core.messages import LayerRefused, Source
 from mpls.runtime.updates import LayerUpdate, add_up, mix
 
@@ -33,7 +34,7 @@ class Round:
         return self.claimed[-1]
 
     def add_up(self, norm_clip: float = 0.0) -> LayerUpdate:
-        return add_up(9, self.sources, self.claim, self.own.__getitem__, norm_clip)
+        return add_up(9, self.sources, self.claim, self.own.__getitem__, norm_clip, Gate())
 
     def mixed(self, norm_clip: float = 0.0) -> dict[str, np.ndarray]:
         mix(self.add_up(norm_clip), self.own.__getitem__)

@@ -19,12 +19,13 @@ from mpls.config import ClusterConfig, builtin, changed, dumps, load
 from mpls.core.trace import Record, read
 from mpls.errors import BadInput
 from mpls.report.progress import TraceFollower, WorkerProgress
+from mpls.runtime import federation
 from mpls.runtime.aggregator import Aggregator
 from mpls.runtime.federation import warm_up
 from mpls.runtime.process import run_worker
 from mpls.runtime.server import Server
 from mpls.runtime.trainer import Trainer
-from mpls.runtime.worker import Place, Worker
+from mpls.runtime.worker import DRAIN_S, Place, Worker
 from tests.runtime.rig import listening_socket, until
 
 
@@ -113,6 +114,10 @@ def test_an_address_in_use_is_bad_input_before_anything_is_built(tmp_path, nobod
     assert list(tmp_path.iterdir()) == []
 
 
+def test_draining_takes_less_time_than_a_federation_waits_for_its_workers():
+    assert sum(DRAIN_S.values()) < federation.DRAIN_S
+
+
 # --- signals ---
 
 
@@ -147,13 +152,14 @@ def endless(tmp_path: Path, nobody: list[str]) -> Iterator[ForkServerProcess]:
     worker.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_worker_told_to_end_drains_and_exits_with_0(tmp_path, endless, number):
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_worker_told_to_end_drains_and_says_how_it_was_told(tmp_path, endless, number, exit_code):
     assert endless.pid is not None
     os.kill(endless.pid, number)
     endless.join(20)
-    assert endless.exitcode == 0
-    assert last_state(tmp_path) == ("stopped", "")
+    assert endless.exitcode == exit_code
+    states = [record["state"] for record in records(tmp_path, "state")]
+    assert states == ["initializing", "ready", "running", "draining", "stopped"]
     assert (tmp_path / "w0.safetensors").exists()
 
 

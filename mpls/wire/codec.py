@@ -17,12 +17,12 @@ from mpls.core.protocol import PROTOCOL_VERSION, Chunk, Error, Message
 from mpls.errors import ProtocolError, shown
 from mpls.wire.frames import (
     HEADER_LIMIT_BYTES,
+    LAYERS_LIMIT,
     LAYOUT_OF_CLASS,
     LAYOUT_OF_TYPE,
     MESSAGE_LIMIT_BYTES,
     TEXT_LIMIT,
     UNPACK_LIMITS,
-    UNSIGNED_LIMIT,
     Kind,
     Layout,
     Shape,
@@ -34,6 +34,7 @@ Frames = list[Union[bytes, memoryview]]
 _ARRAY_OF_1 = b"\x91"
 _ARRAY_OF_2 = b"\x92"
 _FIXMAP = 0x80
+_LAYERS = b"layers"
 
 
 def encode(message: Message) -> Frames:
@@ -66,7 +67,7 @@ def decode(frames: Sequence[Any]) -> Message:
     try:
         return _read(header, data)
     except ProtocolError as error:
-        if type(request_id) is int and 0 <= request_id <= UNSIGNED_LIMIT:
+        if type(request_id) is int and request_id >= 0:  # msgpack knows no more than 64 bits
             error.request_id = request_id
         raise
 
@@ -103,8 +104,10 @@ def _open(frames: Sequence[Any]) -> tuple[dict[Any, Any], memoryview | None]:
 
 
 def _unpack_header(body: bytes) -> dict[Any, Any]:
+    """Only the value of `layers` may be an array with entries. If msgpack followed others as deep
+    as it can, a header would cost 2 MB, since it allocates what each array announces."""
     try:
-        header = msgpack.unpackb(body, **UNPACK_LIMITS)
+        header = _unpack_pull(body) if _LAYERS in body else msgpack.unpackb(body, **UNPACK_LIMITS)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise ProtocolError(
             f"the header is no msgpack that we read: {error}", kind="msgpack"
@@ -113,6 +116,26 @@ def _unpack_header(body: bytes) -> dict[Any, Any]:
     if not isinstance(header, dict) or body[0] != _FIXMAP + len(header):
         raise ProtocolError("the header is no fixmap of different keys", kind="msgpack")
     return header
+
+
+def _unpack_pull(body: bytes) -> dict[Any, Any]:
+    """One value after the other, and those of `layers` as well."""
+    unpacker = msgpack.Unpacker(max_buffer_size=HEADER_LIMIT_BYTES, **UNPACK_LIMITS)
+    unpacker.feed(body)
+    header: dict[Any, Any] = {}
+    for _ in range(unpacker.read_map_header()):
+        key = unpacker.unpack()
+        header[key] = _unpack_names(unpacker) if key == "layers" else unpacker.unpack()
+    if unpacker.tell() != len(body):
+        raise ValueError("something trails")
+    return header
+
+
+def _unpack_names(unpacker: Any) -> list[Any]:
+    names = unpacker.read_array_header()
+    if names > LAYERS_LIMIT:
+        raise ValueError(f"an array of {names}")
+    return [unpacker.unpack() for _ in range(names)]
 
 
 def _read(header: dict[Any, Any], data: memoryview | None) -> Message:

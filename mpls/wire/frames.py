@@ -43,10 +43,9 @@ HISTOGRAM_SLACK = 1e-6
 """How far the shares of a histogram may be from summing to 1."""
 
 UNPACK_LIMITS = {
-    "strict_map_key": True,
     "max_str_len": 4 * TEXT_LIMIT,
     "max_bin_len": 8 * ENTRIES_LIMIT,
-    "max_array_len": LAYERS_LIMIT,
+    "max_array_len": 0,
     "max_map_len": 15,
     "max_ext_len": 0,
 }
@@ -97,10 +96,10 @@ def _is_measure(value: Any) -> bool:
     return type(value) is float and 0.0 <= value < float("inf")
 
 
-def _are_names(value: Any) -> bool:
+def _are_names(value: list[Any]) -> bool:
+    """Of a list, because nothing else is read or sent as `layers`."""
     return (
-        type(value) is list
-        and 1 <= len(value) <= LAYERS_LIMIT
+        1 <= len(value) <= LAYERS_LIMIT
         and all(map(_NAME.fits, value))
         and len(set(value)) == len(value)
     )

@@ -205,6 +205,11 @@ def test_a_frame_may_be_anything_with_a_buffer(wrap: type) -> None:
         assert decode([wrap(bytes(frame)) for frame in encode(message)]) == message
 
 
+def test_a_frame_that_zeromq_should_not_have_let_in_is_not_looked_into() -> None:
+    with pytest.raises(ProtocolError, match="a frame of 1048577 bytes is too long"):
+        decode([b"\x92", bytes(frames.MESSAGE_LIMIT_BYTES + 1)])
+
+
 def test_a_refusal_can_always_be_sent() -> None:
     error = ProtocolError("bad \x1b[31m\n\ud800 " + "é" * 500, "gone", request_id=9)
     answer = decode(encode(refusal(error)))

@@ -98,6 +98,25 @@ def test_a_chunk_that_is_not_the_next_ends_the_pull(kind: str, wrong: dict[str, 
     assert pull.received_bytes == CHUNK
 
 
+def test_another_version_ends_the_pull_between_two_layers_too() -> None:
+    pull = broken_off(3)
+    with pytest.raises(ProtocolError, match="version 6, not 5") as caught:
+        pull.accept(piece(3, version=6))
+    assert caught.value.kind == "version"
+
+
+def test_a_layer_that_is_thrown_away_leaves_its_buffer_to_the_next_one() -> None:
+    pool = BufferPool()
+    pull = Incoming(PULL, {"fc1": len(WEIGHTS), "fc2": 1}, pool)
+    buffer = np.empty(len(WEIGHTS), np.uint8)
+    pool.give(buffer)
+    pull.accept(piece(0))
+    pull.accept(piece(1))
+    assert pool.take(len(WEIGHTS)) is not buffer
+    pull.accept(piece(2, sum=7))
+    assert pool.take(len(WEIGHTS)) is buffer
+
+
 def test_late_and_repeated_chunks_change_nothing() -> None:
     pull = incoming()
     for number in range(4):
@@ -181,6 +200,8 @@ def test_the_buffer_of_a_refused_layer_is_used_again() -> None:
     pull = Incoming(PULL, {"fc1": len(WEIGHTS), "fc2": 1}, pool)
     buffer = pool.take(len(WEIGHTS))
     pool.give(buffer)
-    for number in range(3):
-        pull.accept(piece(number, **({"sum": 7} if number == 2 else {})))
+    pull.accept(piece(0))
+    pull.accept(piece(1))
+    assert pool.take(len(WEIGHTS)) is not buffer
+    pull.accept(piece(2, sum=7))
     assert pool.take(len(WEIGHTS)) is buffer

@@ -179,10 +179,12 @@ class VirtualWorker:
     def _carry_out(self, commands: list[Command]) -> None:
         failures: list[Event] = []
         for command in commands:
+            if isinstance(command, RecordNote):
+                if self._recorded(command.kind):
+                    self._write(command_record(command, self._clock.now))
+                continue
             if self._recorded(command_kind(command)):
                 self._write(command_record(command, self._clock.now))
-            if isinstance(command, RecordNote):
-                continue
             if isinstance(command, SendRequest):
                 failures += self._fabric.send(self, command)
             elif isinstance(command, CancelRequest):

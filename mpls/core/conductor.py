@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from mpls.core import messages, protocol
 from mpls.core.effects import Gather, Note, Outcome, Publish, Request, Sleep, Story
-from mpls.core.messages import CancelRequest, Command, Event, PublishUpdate, RecordNote, SendRequest
+from mpls.core.messages import CancelRequest, Command, Event, PublishUpdate, SendRequest
 from mpls.core.tasks import Attempt, Group, Task
 
 NEVER_S = float("inf")
@@ -114,9 +114,11 @@ class Conductor:
             self.dropped += 1
         elif isinstance(event, messages.LayerRefused):
             attempt.refused.append(event)
+            attempt.ended.add(event.layer)
             attempt.last_byte_s = self._now
         else:
             attempt.layers.append(event)
+            attempt.ended.add(event.layer)
             attempt.arrivals_s.append(self._now)
             attempt.version = event.version
             attempt.last_byte_s = self._now
@@ -187,7 +189,7 @@ class Conductor:
                 return
             value = None
             if isinstance(effect, Note):
-                self._out.append(RecordNote(effect.kind, effect.fields))
+                self._out.append(effect)
             elif isinstance(effect, Request) and task.stopped:
                 value = Outcome(task.stopped, self._now, self._now)
             elif isinstance(effect, Sleep) and (task.stopped or effect.seconds <= 0):
@@ -318,8 +320,16 @@ class Conductor:
             elif isinstance(waiting, Attempt):
                 self._attempt_timer(waiting)
 
+    def _heard_s(self, peer: str) -> float:
+        """When the last byte of anything came from it that is under way now. An answer may wait
+        behind these bytes: who sends them is not dead."""
+        under_way = (other for other in self._attempts.values() if other.request.peer == peer)
+        return max((it.last_byte_s for it in under_way if it.last_byte_s > it.start_s), default=0.0)
+
     def _attempt_timer(self, attempt: Attempt) -> None:
         due_s = self._attempt_due_s(attempt)
+        if not attempt.moves_bytes():
+            due_s = max(due_s, self._heard_s(attempt.request.peer) + attempt.request.timeout_s)
         if due_s > self._now:
             self._set_timer(attempt.task, due_s)
         elif due_s < attempt.start_s + attempt.request.timeout_s:

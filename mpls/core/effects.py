@@ -7,11 +7,11 @@ paper; the Conductor turns it into events in and commands out.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Union
 
 from mpls.core import protocol
-from mpls.core.messages import LayerReceived, LayerRefused, Source
+from mpls.core.messages import LayerReceived, LayerRefused, RecordNote, Source
 
 Ask = Union[protocol.Hello, protocol.Status, protocol.Pull, protocol.Probe]
 
@@ -51,12 +51,8 @@ class Publish:
     sources: tuple[Source, ...]
 
 
-@dataclass(frozen=True)
-class Note:
-    """Record this; resumed with None."""
-
-    kind: str
-    fields: dict[str, Any] = field(default_factory=dict)
+Note = RecordNote
+"""Record this; resumed with None. It is a command as it stands."""
 
 
 Effect = Union[Request, Sleep, Gather, Publish, Note]

@@ -8,7 +8,7 @@ keeps the bytes under that name until it is told to publish or to forget them.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Union
 
@@ -152,7 +152,7 @@ class RecordNote:
     """Write a record of this kind into the trace."""
 
     kind: str
-    fields: dict[str, Any]
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 Command = Union[SendRequest, CancelRequest, PublishUpdate, RecordNote]

@@ -53,6 +53,8 @@ class Attempt:
     layers: list[messages.LayerReceived] = field(default_factory=list)
     arrivals_s: list[float] = field(default_factory=list)
     refused: list[messages.LayerRefused] = field(default_factory=list)
+    ended: set[str] = field(default_factory=set)
+    """The names of both."""
 
     def moves_bytes(self) -> bool:
         """Whether it can stall."""
@@ -67,9 +69,7 @@ class Attempt:
     def awaits(self, layer: str) -> bool:
         """Whether this layer was asked for and has not ended yet."""
         assert isinstance(self.request.ask, protocol.Pull)
-        here = (item.layer for item in self.layers)
-        refused = (item.layer for item in self.refused)
-        return layer in self.request.ask.layers and layer not in here and layer not in refused
+        return layer in self.request.ask.layers and layer not in self.ended
 
     def is_complete(self) -> bool:
         """Whether all that was asked for has come."""

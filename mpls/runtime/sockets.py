@@ -22,6 +22,7 @@ BACKLOG = 1024
 """Connections that may wait to be accepted; of more, each would be tried again after a second."""
 ZAP_DOMAIN = b"mpls"
 HEARTBEAT_MS = 1000
+CONNECT_MS = 2000
 SILENCE_MS = 3000
 """A connection by which nothing came for this long is closed, at either end."""
 
@@ -85,6 +86,8 @@ def dealer(
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
+    # Else the kernel's back-off decides when a peer is found again: a minute after 75 s of silence.
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
     socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_LIMIT_BYTES)

@@ -465,3 +465,21 @@ def test_a_finished_worker_waits_ten_minutes_for_one_that_answers_but_never_adva
     assert watch.rounds.peers_training(LINGER_PROGRESS_S)
     watch.until(LINGER_PROGRESS_S + 5.0)
     assert not watch.rounds.peers_training(LINGER_PROGRESS_S + 5.0)
+
+
+def test_row_10_a_peer_whose_answer_waits_behind_its_bytes_is_not_taken_for_dead() -> None:
+    def hello_only(message: protocol.Message, _: float) -> Event | None:
+        if isinstance(message, protocol.Hello):
+            return Replied(protocol.Welcome(message.id, "w1", "m", (0.5, 0.5), 100))
+        return None
+
+    watch = Watch(hello_only, strategy="appg")
+    watch.until(0.5)
+    watch.tell(RoundDue(1), 0.5)
+    (pull,) = (message for _, message in watch.sent if isinstance(message, protocol.Pull))
+    for half_seconds in range(2, 11):
+        watch.until(half_seconds / 2)
+        watch.tell(Progress(pull.id, half_seconds * 1_000, 1), half_seconds / 2)
+    assert watch.peer.standing == "ready"
+    watch.until(5.0 + watch.rounds.spec.pull.stall_s)
+    assert watch.peer.standing == "away"

@@ -17,8 +17,10 @@ CONFIG ?= configs/local.toml
 ARGS ?=
 
 SEEDS ?= 1000
+MESSAGES ?= 1000000
+SESSIONS ?= 10000
 
-.PHONY: help setup run-local sim sim-faults test test-slow test-live test-pythons check format golden bench bench-live clean
+.PHONY: help setup proto run-local sim sim-faults test test-slow test-live test-pythons check format golden bench bench-live bench-wire fuzz fuzz-grpc mutants clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,6 +33,9 @@ $(READY): pyproject.toml constraints.txt tools/find_python.sh
 	"$$python" -m venv .venv
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' 2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
 	@touch $@
+
+proto: $(READY) ## Generate the code of the gRPC contract anew
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. mpls/adapters/mpls_service.proto
 
 run-local: $(READY) ## Three workers here on real digits; STRATEGY= TRANSPORT= ROUNDS= SEED= OUT= CONFIG= ARGS=
 	@$(BIN)/mpls run $(CONFIG) $(if $(STRATEGY),--strategy $(STRATEGY)) $(if $(TRANSPORT),--transport $(TRANSPORT)) \
@@ -49,7 +54,7 @@ test-slow: $(READY) ## Long tests
 	$(PYTEST) -m slow $(ARGS)
 
 test-live: $(READY) ## Tests that need root, namespaces or much time with real processes
-	$(PYTEST) -m live $(ARGS)
+	$(PYTEST) -m "live and not slow" $(ARGS)
 
 test-pythons: ## On every Python from 3.10 that is installed: core, wire, config and sim without torch
 	@bash tools/test_pythons.sh
@@ -73,6 +78,18 @@ bench: $(READY) ## All benchmarks; each prints ratios beside its limits
 
 bench-live: $(READY) ## What a live federation costs: the figures of the README
 	@$(BIN)/python tests/bench/bench_live.py
+
+bench-wire: $(READY) ## Speed and cost of pulls beside raw TCP, gRPC and pickle; ARGS=--quick
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_wire $(ARGS)
+
+fuzz: $(READY) ## Malformed messages and broken sessions against a live server; MESSAGES= SESSIONS= SEED=
+	@$(BIN)/python -m tests.fuzz --messages $(MESSAGES) --sessions $(SESSIONS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz-grpc: $(READY) ## The same for the gRPC contract, both of its ends; MESSAGES= SEED=
+	@$(BIN)/python -m tests.adapters.fuzz --messages $(MESSAGES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+mutants: $(READY) ## Remove each guard of the wire in turn: some test must fail
+	@$(BIN)/python -m tools.mutants $(ARGS)
 
 clean: ## Remove what tests and builds leave behind; keeps .venv and runs
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis ./*.egg-info

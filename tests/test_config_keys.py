@@ -63,6 +63,7 @@ stall_s = 1.5
 retries = 0
 status_s = 0.0
 security = "curve"
+grpc_mutual = false
 norm_clip = 10.0
 
 [checkpoint]
@@ -79,6 +80,7 @@ dir = "logs"
 """Another allowed value for every key that may change alone."""
 TOGETHER = [
     {"mpls": {"tau1": 0.25, "tau2": 0.75}},
+    {"network": {"grpc_ca": "ca.pem", "grpc_cert": "{name}.pem", "grpc_key": "{name}.key"}},
     {"data": {"partition": "classes", "classes": [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]}},
 ]
 CHANGES = [
@@ -89,6 +91,7 @@ NOT_IN_HASH = {
     *("cluster.name", "cluster.out"),
     *("checkpoint.every_rounds", "checkpoint.keep"),
     *("metrics.port", "logging.level", "logging.dir"),
+    *("network.grpc_mutual", "network.grpc_ca-network.grpc_cert-network.grpc_key"),
 }
 """Where a run writes and whom it tells decides nothing that it computes."""
 
@@ -135,6 +138,7 @@ DECIDED_ELSEWHERE = {
     *("dataset", "root"),
     *("batch_size", "lr", "momentum", "device", "threads"),
     *("transport", "emulate", "nic", "security", "norm_clip"),
+    *("grpc_ca", "grpc_mutual"),
 }
 """Keys of these tables that are no setting of the core's or the partition's."""
 

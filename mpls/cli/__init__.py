@@ -21,7 +21,7 @@ COMMANDS = {
     "keys": "Make the keys with which workers know each other.",
     "plan": "Explain one scheduling decision.",
     "calibrate": "Measure this machine for the twin.",
-    "convert": "Make a cluster file of an earlier implementation's YAML files.",
+    "convert": "Make a cluster file of old YAML files.",
     "grpc-conformance": "Hold a server against the gRPC contract.",
 }
 """Each is `command` in the module of its name, with underscores."""

@@ -15,6 +15,7 @@ from mpls.units import format_bytes
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from mpls.config import ClusterConfig
     from mpls.preflight import Prepared
 
 WIDE_LABELS = 20
@@ -64,7 +65,7 @@ def _outlook(prepared: Prepared) -> dict[str, Any]:
         "config_hash": config.config_hash(),
         "strategy": config.mpls.strategy,
         "rounds": config.training.rounds,
-        "security": config.security(),
+        "security": _security(config),
         "keys": str(prepared.keys.public) if prepared.keys else None,
         "topology": config.cluster.topology,
         "connected": is_connected(graph),
@@ -82,6 +83,14 @@ def _outlook(prepared: Prepared) -> dict[str, Any]:
         "workers": workers,
         "warnings": [*prepared.warnings, *_too_slow(workers, config.network.round_s)],
     }
+
+
+def _security(config: ClusterConfig) -> str:
+    """curve, TLS or plaintext; of a mixed cluster both words, where they differ."""
+    by_grpc = "TLS" if config.network.grpc_cert else "plaintext"
+    words = {"zmq": config.security(), "grpc": by_grpc}
+    spoken = dict.fromkeys(word for kind, word in words.items() if config.speaks(kind))
+    return " and ".join(spoken)
 
 
 def _model(prepared: Prepared) -> dict[str, Any]:

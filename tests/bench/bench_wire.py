@@ -28,7 +28,14 @@ import psutil
 from tests.bench import beside_training
 from tests.bench.ends import RIVALS, Sample, ends, measure, together
 
-MEMORY_FACTORS = {"gRPC unary": 10.0, "gRPC stream": 2.5, "pickle ZeroMQ": 5.5}
+LAYER_LIMITS_BYTES = {"gRPC adapter": 100_000_000}
+"""A layer has to go into one message."""
+MEMORY_FACTORS = {
+    "gRPC adapter": 10.0,
+    "gRPC unary": 10.0,
+    "gRPC stream": 2.5,
+    "pickle ZeroMQ": 5.5,
+}
 """What a pull takes at both ends together, in payloads; a little over 1 for the others."""
 PAYLOAD_BYTES = (200_000, 47_000_000, 553_000_000)
 MEASURED_BYTES = 250_000_000
@@ -57,7 +64,9 @@ class Cell(NamedTuple):
         return max(1, min(PULLS, MEASURED_BYTES // (self.bytes * self.pullers)))
 
     def fits(self, name: str) -> bool:
-        """Into half of the memory that is free."""
+        """Into half of the memory that is free, and each layer into a message."""
+        if max(self.sizes()) > LAYER_LIMITS_BYTES.get(name, self.bytes):
+            return False
         each = self.pullers * MEMORY_FACTORS.get(name, 1.2)
         return self.bytes * (1 + each) <= psutil.virtual_memory().available / 2
 

@@ -25,6 +25,7 @@ RIVALS = {
     "mpls CURVE": "tests.bench.rivals_mpls:curve",
     "raw TCP": "tests.bench.rivals:raw",
     "bare ZeroMQ": "tests.bench.rivals:bare",
+    "gRPC adapter": "tests.bench.rivals_adapter:adapter",
     "gRPC unary": "tests.bench.rivals_grpc:unary",
     "gRPC stream": "tests.bench.rivals_grpc:stream",
     "pickle ZeroMQ": "tests.bench.rivals:pickled",

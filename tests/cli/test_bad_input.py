@@ -91,7 +91,7 @@ def test_a_bad_flag_is_named_by_its_key(
     ("edit", "why"),
     [
         (("127.0.0.1:5702", "192.0.2.13:5702"), "`mpls keys "),
-        (("id = 1", 'id = 1\ntransport = "grpc"'), 'transport = "zmq" only'),
+        (('5702"', '5702"\n[network]\nsecurity = "curve"\ntransport = "grpc"'), "grpc_cert"),
     ],
 )
 def test_what_cannot_be_run_safely_yet_is_refused_with_3(

@@ -41,7 +41,13 @@ class Watch:
     """A worker and its only peer, whose `answer` to a message comes LATENCY_S later (or never, if
     it is None)."""
 
-    def __init__(self, answer: Answer, status_s: float = 1.0, strategy: str = "mpls") -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        status_s: float = 1.0,
+        strategy: str = "mpls",
+        deadline_floor_s: float = 2.0,
+    ) -> None:
         self.answer = answer
         spec = WorkerSpec(
             name="w0",
@@ -52,7 +58,7 @@ class Watch:
             histogram=(0.5, 0.5),
             samples=100,
             plan=PlanSettings(strategy=strategy),
-            pull=PullSettings(status_s=status_s),
+            pull=PullSettings(status_s=status_s, deadline_floor_s=deadline_floor_s),
         )
         self.rounds = Rounds(spec)
         self.peer = self.rounds.peers["w1"]
@@ -473,13 +479,13 @@ def test_row_10_a_peer_whose_answer_waits_behind_its_bytes_is_not_taken_for_dead
             return Replied(protocol.Welcome(message.id, "w1", "m", (0.5, 0.5), 100))
         return None
 
-    watch = Watch(hello_only, strategy="appg")
+    watch = Watch(hello_only, strategy="appg", deadline_floor_s=30.0)
     watch.until(0.5)
     watch.tell(RoundDue(1), 0.5)
     (pull,) = (message for _, message in watch.sent if isinstance(message, protocol.Pull))
     for half_seconds in range(2, 11):
         watch.until(half_seconds / 2)
         watch.tell(Progress(pull.id, half_seconds * 1_000, 1), half_seconds / 2)
-    assert watch.peer.standing == "ready"
+    assert [standing for _, standing in watch.standings] == ["ready"]
     watch.until(5.0 + watch.rounds.spec.pull.stall_s)
-    assert watch.peer.standing == "away"
+    assert watch.standings[1] == (5.0 + watch.rounds.spec.pull.stall_s, "away")

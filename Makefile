@@ -91,6 +91,12 @@ fuzz-grpc: $(READY) ## The same for the gRPC contract, both of its ends; MESSAGE
 mutants: $(READY) ## Remove each guard of the wire in turn: some test must fail
 	@$(BIN)/python -m tools.mutants $(ARGS)
 
+twin-check: $(READY) ## Live runs over shaped links, held against the twin; needs root, some minutes; OUT=
+	@$(BIN)/python -m tests.twin check $(if $(OUT),--out $(OUT)) $(ARGS)
+
+twin-study: $(READY) ## All settings of docs/twin.md; needs root, about an hour; OUT=
+	@$(BIN)/python -m tests.twin study $(if $(OUT),--out $(OUT)) $(ARGS)
+
 clean: ## Remove what tests and builds leave behind; keeps .venv and runs
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis ./*.egg-info
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -7,8 +7,13 @@ Method: the conformance suite that third parties use runs against a real server;
 
 from __future__ import annotations
 
+import resource
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -268,3 +273,43 @@ def test_layers_of_any_size_come_whole() -> None:
         for layer, name in zip(target.pull(0, 1, 2).layers, "abc"):
             values = np.frombuffer(layer.parameters, "<f4", offset=128)
             assert np.array_equal(values, model.layer(name, weights))
+
+
+STOPPING = """
+import sys, grpc
+from mpls.adapters import mpls_service_pb2 as messages
+options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+channels = [grpc.insecure_channel("127.0.0.1:" + sys.argv[1], options) for _ in range(10)]
+for channel in channels:
+    grpc.channel_ready_future(channel).result(20)
+ask = messages.LayerRequest(requester_id=1, layer_indices=[0]).SerializeToString()
+path = "/mpls.MPLSService/PullLayers"
+calls = [c.unary_unary(path).future(ask) for c in channels for _ in range(4)]
+print("asked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.live
+def test_readers_that_stop_cost_one_answer_for_some_seconds() -> None:
+    """Forty calls for 80 MiB each, by a process that is stopped as soon as it has asked."""
+    model = Model(a=80 * 2**20)
+    with serving_grpc(model.store(model.weights()), model) as (server, port):
+        command = [sys.executable, "-c", STOPPING, str(port)]
+        before_bytes = rss_bytes()
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as asker:
+            assert asker.stdout is not None
+            assert asker.stdout.readline() == b"asked\n"
+            asker.send_signal(signal.SIGSTOP)
+            try:
+                until(lambda: server.refusals.get("busy", 0) >= 30, "most are refused")
+                assert sum(map(len, server._answers.values())) <= 1
+                assert rss_bytes() - before_bytes < 4 * 80 * 2**20
+                until(lambda: not server._answers["w1"], "given up", 20.0)
+            finally:
+                asker.kill()
+
+
+def rss_bytes() -> int:
+    fields = Path("/proc/self/statm").read_text().split()
+    return int(fields[1]) * resource.getpagesize()

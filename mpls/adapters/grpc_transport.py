@@ -100,7 +100,7 @@ class _Call:
 
 class GrpcTransport(OwnedByThread):
     """Implements `runtime.transport.Transport`. `peers` maps names to where they are reached,
-    `layer_bytes` the layers to their sizes here; `round_number` says how far this worker is."""
+    `catalogue` has what of each layer travels, `round_number` says how far this worker is."""
 
     def __init__(
         self,

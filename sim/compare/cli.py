@@ -75,6 +75,11 @@ def _read(folders: Sequence[Path], bw: str | None) -> list[Any]:
     from sim.compare.course import read_course, with_config
 
     runs = [read_course(folder) for folder in folders]
+    for folder, run in zip(folders, runs):
+        if run.recorded.config.speaks("grpc"):
+            raise BadInput(
+                f"{folder}: layers travelled by gRPC; the twin knows ZeroMQ's bytes only"
+            )
     if len({run.recorded.sha256 for run in runs}) < len(runs):
         raise BadInput("compare: one run is named twice")
     if bw is None:

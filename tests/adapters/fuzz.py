@@ -33,7 +33,6 @@ TEXTS = ("", "training", "torch.float32", "\0", "x" * 1000, "\U0001f600")
 BLOBS = (b"", b"\x93NUMPY", npy.image(bytes(4)), npy.image(bytes(2400)), bytes(3000))
 GROWTH_LIMIT_BYTES = 64 * 2**20
 HELLO = protocol.Hello(1, "w1", "m", (0.5, 0.5), 10)
-logging.getLogger("mpls").setLevel(logging.CRITICAL)
 
 
 class Refused(Exception):
@@ -182,6 +181,7 @@ def _rss_bytes() -> int:
 
 
 def main() -> None:
+    logging.getLogger("mpls").setLevel(logging.CRITICAL)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)

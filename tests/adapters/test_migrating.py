@@ -57,7 +57,7 @@ def free_ports(count: int) -> list[int]:
 
 def old_files(folder: Path, ports: list[int]) -> None:
     for file in OLD.glob("worker_*.yaml"):
-        text = file.read_text().replace("max_iterations: 100", "max_iterations: 3")
+        text = file.read_text().replace("max_iterations: 100", "max_iterations: 30")
         for number, port in enumerate(ports):
             text = text.replace(f":{50051 + number}", f":{port}")
         (folder / file.name).write_text(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,10 +21,12 @@ import numpy as np
 import pytest
 
 import mpls.adapters
+from mpls.adapters.mixed import adapt
 from mpls.config import ClusterConfig, builtin, changed, dumps
 from mpls.core.trace import Record, read, replay
 from mpls.model.data import load
 from mpls.model.partition import partition
+from mpls.runtime.federation import Federation, warm_up
 from mpls.runtime.sockets import listener_at
 
 PROTO = Path(mpls.adapters.__file__).with_name("mpls_service.proto")
@@ -195,3 +198,40 @@ def test_three_makes_learn_as_much_as_three_on_zeromq(tmp_path: Path) -> None:
     print(f"mixed {mixed}, ZeroMQ alone {alike}")
     assert abs(np.mean(mixed) - np.mean(alike)) < 0.03
     assert min(mixed) > min(alike) - 0.05
+
+
+@pytest.mark.timeout(60)
+def test_a_whole_federation_on_grpc_ends_well(tmp_path: Path) -> None:
+    """As `mpls run --transport grpc`: free ports are held by the parent until gRPC has them."""
+    tables = {
+        "training": {"rounds": 15, "eval_every": 15, "local_steps": 200},
+        "network": {"emulate": "", "status_s": 0.1, "transport": "grpc"},
+    }
+    warm_up()
+    federation = Federation(changed(builtin(), tables), tmp_path, adapter=adapt)
+    federation.start()
+    while federation.wait(0.5):
+        continue
+    assert federation.exits() == [0, 0, 0]
+    outcomes, calls = Counter[str](), Counter[str]()
+    for worker in federation.config.workers:
+        records = list(read(tmp_path / f"{worker.name}.trace.jsonl"))
+        outcomes.update(record["outcome"] for record in records if record["kind"] == "pull")
+        [served] = [record for record in records if record["kind"] == "served"]
+        calls.update(call for peer in served["sent"].values() for call in peer)
+        assert replay(records) is None
+    assert outcomes["applied"] > 0, outcomes
+    assert {"pulllayers", "getmetadata"} <= calls.keys()
+
+
+def test_the_twin_says_that_it_does_not_compare_such_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(Path(__file__).parents[1] / "sim" / "live-run", folder)
+    file = folder / "cluster.toml"
+    text = file.read_text()
+    file.write_text(text.replace('transport = "zmq"', 'transport = "grpc"'))
+    assert file.read_text() != text
+    command = [sys.executable, "-m", "sim", "compare", str(folder)]
+    said = subprocess.run(command, capture_output=True, text=True)
+    assert said.returncode == 2
+    assert "layers travelled by gRPC" in said.stderr

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 
 import click
 
-from mpls.errors import BadInput, MplsError
+from mpls.errors import INTERRUPTED, BadInput, MplsError
 
-INTERRUPTED = 130
 _HELP_ASKED = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """How click, from 8.2 on, says that a group was called without a command."""
 
@@ -30,12 +27,6 @@ def ended(command: click.Command, args: Sequence[str] | None, name: str) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     return result if isinstance(result, int) else 0
-
-
-def say_draining() -> None:
-    """What the first Ctrl-C did; for a signal handler, which may come amid any print."""
-    with suppress(OSError):  # nobody may be there to read it
-        os.write(2, b"draining; Ctrl-C again kills\n")
 
 
 def _complaint(error: click.ClickException, name: str) -> str:

@@ -48,6 +48,10 @@ class ProtocolError(MplsError):
         self.request_id = request_id
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
 def shown(value: object) -> str:
     """A value as an error line names it: in JSON's notation, printable, at most 64 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)

@@ -13,8 +13,7 @@ from typing import Any
 import click
 
 from mpls.config import ClusterConfig, ClusterTable, builtin, changed, dumps, load
-from mpls.endings import INTERRUPTED
-from mpls.errors import BadInput
+from mpls.errors import INTERRUPTED, BadInput
 from mpls.model import data
 from sim import calibration
 from sim.engines import Engine

@@ -20,7 +20,7 @@ FILE_LINES = 400
 ROOMS = {
     "mpls.errors": "base",
     "mpls.units": "base",
-    "mpls.endings": "base",
+    "mpls.endings": "endings",
     "mpls.core": "core",
     "mpls.wire": "wire",
     "mpls.model": "model",
@@ -39,6 +39,7 @@ ROOMS = {
 LIVE = {"core", "wire", "model", "config", "runtime", "adapters", "report"}
 MAY_IMPORT = {
     "base": set(),
+    "endings": set(),
     "core": set(),
     "wire": {"core"},
     "model": {"core"},
@@ -47,9 +48,9 @@ MAY_IMPORT = {
     "runtime": {"core", "wire", "model", "config"},
     "adapters": {"core", "wire", "runtime"},
     "preflight": LIVE,
-    "cli": LIVE | {"preflight"},
+    "cli": LIVE | {"preflight", "endings"},
     "main": {"cli"},
-    "sim": {"core", "config", "wire", "report", "model"},
+    "sim": {"core", "config", "wire", "report", "model", "endings"},
     "sim main": {"core", "config", "wire", "report", "model", "sim"},
 }
 """Besides their own room and `base`, which all may import."""

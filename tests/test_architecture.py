@@ -51,6 +51,7 @@ SNIPPETS: list[tuple[Rule, str, str]] = [
     (imports_follow_the_arrows, "mpls/topology.py", "from mpls.model.data import DATASETS"),
     (imports_follow_the_arrows, "mpls/runtime/x.py", "from sim import driver"),
     (imports_follow_the_arrows, "mpls/runtime/x.py", "import mpls.preflight"),
+    (imports_follow_the_arrows, "mpls/runtime/x.py", "from mpls.endings import ended"),
     (imports_follow_the_arrows, "mpls/adapters/x.py", "from mpls.model import nets"),
     (imports_follow_the_arrows, "mpls/preflight.py", "from mpls.cli import run"),
     (imports_follow_the_arrows, "sim/x.py", "from mpls.runtime.emulation import Pacing"),

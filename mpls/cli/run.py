@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpls.endings import say_draining
-
 if TYPE_CHECKING:
     from mpls.report.progress import WorkerProgress
     from mpls.runtime.federation import Federation
@@ -103,6 +101,8 @@ class _Run:
         return self._summary(time.monotonic() - began_s)
 
     def _interrupt(self, number: int, _: object) -> None:
+        from mpls.runtime.process import say_draining
+
         if number == signal.SIGINT and not self._federation.interrupted:
             say_draining()
         self._federation.interrupt()

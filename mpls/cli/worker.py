@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpls.endings import INTERRUPTED
+from mpls.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from mpls.config import ClusterConfig

@@ -13,12 +13,12 @@ import resource
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpls.config import ClusterConfig, load
-from mpls.endings import INTERRUPTED, say_draining
-from mpls.errors import MplsError
+from mpls.errors import INTERRUPTED, MplsError
 from mpls.runtime.keys import KeyFiles
 from mpls.runtime.sockets import listener_at
 
@@ -89,6 +89,12 @@ def run_worker(
         logging.getLogger("mpls").error("%s", error)
         return error.exit_code
     return INTERRUPTED if code == 0 and signal.SIGINT in heard else code
+
+
+def say_draining() -> None:
+    """What the first Ctrl-C did; for a signal handler, which may come amid any print."""
+    with suppress(OSError):  # nobody may be there to read it
+        os.write(2, b"draining; Ctrl-C again kills\n")
 
 
 def _drain_on_signals(worker: Worker) -> list[int]:

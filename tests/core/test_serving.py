@@ -328,3 +328,29 @@ def test_a_version_is_held_for_a_minute_after_it_was_last_asked_for() -> None:
     assert server.pull(version=1, now=10.0 + 2 * RESUME_S) is V1
     server.serving.expire(10.1 + 3 * RESUME_S)
     assert server.pull(version=1) == "gone"
+
+
+# --- before the first snapshot, and empty layers ----------------------------------------------
+
+
+@pytest.mark.parametrize("request_", [protocol.Status(6), protocol.Pull(6, ("fc",), 0, 0, 9)])
+def test_before_its_first_snapshot_a_worker_is_busy(request_: protocol.Message) -> None:
+    reply = Server().serving.answer("w1", request_, None, CONDITION, 0.0)
+    assert isinstance(reply, protocol.Error)
+    assert (reply.id, reply.code) == (6, "busy")
+
+
+def test_an_empty_layer_is_served_from_its_beginning() -> None:
+    spec = WorkerSpec(
+        name="w0",
+        seed=1,
+        peers=("w1",),
+        layers=(Layer("empty", 0), Layer("fc", 10)),
+        model="abc",
+        histogram=(0.25, 0.75),
+        samples=40,
+    )
+    serving = Serving(spec)
+    serving.answer("w1", hello(), V1, CONDITION, 0.0)
+    reply = serving.answer("w1", protocol.Pull(5, ("empty", "fc"), 0, 0, 9), V1, CONDITION, 0.0)
+    assert isinstance(reply, Transfer)

@@ -34,6 +34,7 @@ class Training:
 
     def __init__(self, store: SnapshotStore, keep_path: bool) -> None:
         self.published: dict[int, dict[str, int]] = {}
+        self.begun = threading.Event()
         self.enough = threading.Event()
         self._store = store
         self._keep_path = keep_path
@@ -54,6 +55,7 @@ class Training:
         }
         snapshot = self._store.publish(self._weights, version // 2, self._keep_path)
         assert snapshot.version == version
+        self.begun.set()
 
 
 def check_pulls_while_training(store: SnapshotStore, progress: str) -> None:
@@ -65,6 +67,7 @@ def check_pulls_while_training(store: SnapshotStore, progress: str) -> None:
         trainer = Job("training", training.run)
         try:
             puller.greet()
+            assert training.begun.wait(60)
             while overtaken < OVERTAKEN_PULLS or store.latest().version < PUBLICATIONS:
                 version = check_one_pull(puller, training.published)
                 overtaken += store.latest().version > version

@@ -14,24 +14,26 @@ import simpy
 from simpy.events import NORMAL, Event
 
 
+def _fire(timer: Timer) -> None:
+    call, timer._call = timer._call, None
+    if call is not None:
+        call()
+
+
 class Timer(Event):
     """A call that is due; `cancel` makes it do nothing."""
 
-    def __init__(self, env: simpy.Environment, call: Callable[[], None]) -> None:
-        self.env = env
-        self.callbacks = [self._fire]
-        self._ok = True
-        self._value = None
+    # Millions are made: what SimPy wants to find in an event is the same for all.
+    callbacks = (_fire,)  # type: ignore[assignment]
+    _ok = True
+    _value = None
+
+    def __init__(self, call: Callable[[], None]) -> None:
         self._call: Callable[[], None] | None = call
 
     def cancel(self) -> None:
         """Never call."""
         self._call = None
-
-    def _fire(self, _: Event) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            call()
 
 
 class Clock:
@@ -49,7 +51,7 @@ class Clock:
         """Call at that time; calls for the same time are made in the order of their asking."""
         env = self._env
         assert when_s >= env._now, f"{when_s} is past, it is {env._now}"
-        timer = Timer(env, call)
+        timer = Timer(call)
         # SimPy itself schedules by delay only; its queue has (time, priority, count, event).
         heappush(env._queue, (when_s, NORMAL, next(env._eid), timer))
         return timer

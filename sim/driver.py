@@ -82,7 +82,9 @@ class VirtualWorker:
         self.spec = spec
         self.name = spec.name
         self.serving = Serving(spec)
-        self.rounds = Rounds(spec)
+        self._records = records
+        self._recorded = records.wants if records is not None else _nothing
+        self.rounds = Rounds(spec, recorded=self._recorded)
         self.conductor = Conductor(self.rounds)
         self.condition = Condition("ready", 0, 0.0)
         self.snapshot: Any = None
@@ -100,8 +102,6 @@ class VirtualWorker:
         self._fabric = fabric
         self._learning = learning
         self._timing = timing
-        self._records = records
-        self._recorded = records.wants if records is not None else _nothing
         self._events_recorded = self._recorded("event")
         self._story = training(spec.pace, learning.shards[index].pass_steps, done)
         self._frozen_s = 0.0
@@ -134,7 +134,11 @@ class VirtualWorker:
         now = self._clock.now
         if self._events_recorded:
             self._write(event_record(event, now))
-        self._carry_out(self.conductor.handle(event, now))
+        commands = self.conductor.handle(event, now)
+        if commands:
+            self._carry_out(commands)
+        else:
+            self._arm()
 
     def drain(self) -> None:
         """End every story."""

@@ -150,12 +150,31 @@ class Fabric:
         pulling.wait_s = self._clock.now - pulling.asked_s
         ends = list(accumulate(size for _, size in transfer.layers))
         marks = [float(end - pulling.started_at) for end in ends]
-        self._begin(pulling, marks, lambda index: self._layer_sent(pulling, index))
+        if self.passage is not on_time:
+            self._begin(pulling, marks, lambda index: self._layer_sent(pulling, index))
+            return
+        # Without faults a layer surely is there `deliver_s` later: the network can wait so long.
+        last = len(marks) - 1
+        self._begin(
+            pulling,
+            marks,
+            lambda index: (self._layer_sent if index == last else self._layer_came)(pulling, index),
+            self._timing.deliver_s,
+        )
 
-    def _begin(self, pulling: Pulling, marks: list[float], reached: Any) -> None:
+    def _begin(
+        self, pulling: Pulling, marks: list[float], reached: Any, lag_s: float = 0.0
+    ) -> None:
         source, target = pulling.server.index, pulling.puller.index
-        pulling.flow = self._network.start(source, target, marks, reached)
+        pulling.flow = self._network.start(source, target, marks, reached, lag_s)
         self._schedule_report(pulling)
+
+    def _layer_came(self, pulling: Pulling, index: int) -> None:
+        """A layer that is not the last is there."""
+        if self._is_waiting(pulling):
+            event, puller = _received(pulling, index, None), pulling.puller
+            self._keep(puller, event, pulling)
+            puller.handle(event)
 
     def _layer_sent(self, pulling: Pulling, index: int) -> None:
         """A layer's last byte arrived; with the last layer comes g since the last pull."""
@@ -165,17 +184,7 @@ class Fabric:
         if ends:
             progress = pulling.server.serving.progress_for(pulling.puller.name, transfer.snapshot)
             self._count_pull(pulling, progress)
-        name, size = transfer.layers[index]
-        snapshot = transfer.snapshot
-        event = LayerReceived(
-            transfer.pull.id,
-            name,
-            size,
-            snapshot.version,
-            snapshot.round,
-            pulling.wait_s,
-            progress,
-        )
+        event = _received(pulling, index, progress)
         self._deliver(
             self._timing.deliver_s, pulling, lambda it: self._layer_here(it, event, ends), False
         )
@@ -184,11 +193,17 @@ class Fabric:
         transfer, puller = pulling.transfer, pulling.puller
         assert transfer is not None
         if self._is_waiting(pulling):
-            self._received[puller.index][event.request_id, event.layer] = transfer.snapshot
+            self._keep(puller, event, pulling)
             if ends:
                 self._forget(pulling)
                 self._confirm(puller, pulling.server, transfer.snapshot)
         puller.handle(event)
+
+    def _keep(self, puller: VirtualWorker, event: LayerReceived, pulling: Pulling) -> None:
+        """Until the puller asks for it, or forgets it."""
+        assert pulling.transfer is not None
+        kept = self._received[puller.index]
+        kept[event.request_id, event.layer] = pulling.transfer.snapshot
 
     def _confirm(self, puller: VirtualWorker, server: VirtualWorker, snapshot: Any) -> None:
         """The credit for the last byte tells the server that the pull succeeded."""
@@ -302,3 +317,12 @@ class Fabric:
         )
         self._count_bytes(pulling.server, pulling.puller, "chunk", chunk_bytes)
         self._count_bytes(pulling.puller, pulling.server, "credit", credit_bytes)
+
+
+def _received(pulling: Pulling, index: int, progress: protocol.Vector | None) -> LayerReceived:
+    """What the core hears of a layer."""
+    transfer = pulling.transfer
+    assert transfer is not None
+    name, size = transfer.layers[index]
+    version, of_round = transfer.snapshot.version, transfer.snapshot.round
+    return LayerReceived(transfer.pull.id, name, size, version, of_round, pulling.wait_s, progress)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mpls.core.gate import Allowed, as_it_is
 from mpls.core.plan import Layer
@@ -35,8 +35,7 @@ class Scores:
     class_accuracy: tuple[float | None, ...]
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(NamedTuple):
     """A layer that arrived: of this snapshot."""
 
     layer: str

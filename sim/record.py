@@ -13,6 +13,8 @@ from pathlib import Path
 
 from mpls.core.trace import Record
 
+_encoded = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
 
 class Recorder:
     """The records of all workers of one simulation. With `kinds` only those are kept and hashed."""
@@ -36,8 +38,7 @@ class Recorder:
         if not self.wants(record["kind"]):
             return
         self.records[name].append(record)
-        line = json.dumps([name, record], separators=(",", ":"), allow_nan=False)
-        self._hash.update(line.encode())
+        self._hash.update(_encoded([name, record]).encode())
 
     def sha256(self) -> str:
         """In hexadecimal."""
@@ -48,8 +49,7 @@ class Recorder:
         for name, records in self.records.items():
             with (folder / f"{name}.trace.jsonl").open("w", encoding="utf-8") as file:
                 for record in records:
-                    line = json.dumps(record, separators=(",", ":"), allow_nan=False)
-                    file.write(f"{line}\n")
+                    file.write(f"{_encoded(record)}\n")
 
 
 class WorkerRecorder:

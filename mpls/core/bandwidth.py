@@ -9,7 +9,7 @@ out before (`measuring.py`, docs/decisions/004).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import fsum, sqrt
+from math import fsum, inf, sqrt
 from typing import NamedTuple
 
 WINDOW_BYTES = 1_000_000
@@ -48,6 +48,8 @@ class BandwidthEstimator:
         self._sharer_seconds = 0.0
         self._spans: list[tuple[float, float]] = []
         """The latest times in which anything was under way; no two of them touch."""
+        self._latest_s = -inf
+        """The end of the latest of them."""
 
     def observe(self, start_s: float, end_s: float, received_bytes: int, sharers: int = 1) -> None:
         """`received_bytes` came between the two times, beside `sharers - 1` other pulls."""
@@ -74,12 +76,25 @@ class BandwidthEstimator:
 
     def _fresh_s(self, start_s: float, end_s: float) -> float:
         """How much of this time is not in the union yet; now it is."""
+        if self._spans and self._spans[-1][0] <= start_s and self._spans[-1][1] == self._latest_s:
+            return self._appended_s(start_s, end_s)
+        self._latest_s = max(self._latest_s, end_s)
         met = [span for span in self._spans if span[0] <= end_s and start_s <= span[1]]
         apart = [span for span in self._spans if span not in met]
         known_s = fsum(min(end, end_s) - max(start, start_s) for start, end in met)
         starts_s, ends_s = zip((start_s, end_s), *met)
         self._spans = [*apart[1 - SPANS :], (min(starts_s), max(ends_s))]
         return max(0.0, end_s - start_s - known_s)
+
+    def _appended_s(self, start_s: float, end_s: float) -> float:
+        """The same for a time that begins within the last span or after all: most do."""
+        first_s, last_s = self._spans[-1]
+        self._latest_s = max(last_s, end_s)
+        if start_s > last_s:
+            self._spans = [*self._spans[1 - SPANS :], (start_s, end_s)]
+            return end_s - start_s
+        self._spans[-1] = (first_s, self._latest_s)
+        return max(0.0, end_s - start_s - (min(last_s, end_s) - start_s))
 
     def _close_window(self, now: float) -> None:
         window_Bps = self._bytes / self._busy_s

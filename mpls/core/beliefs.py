@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from mpls.core.bandwidth import BandwidthEstimator, Stretch
 from mpls.core.gate import Gate
@@ -16,13 +16,21 @@ LINGER_S = 10.0
 """A finished worker waits this long for a peer that fell silent to be heard again."""
 LINGER_PROGRESS_S = 600.0
 """... and this long for one that answers but never finishes a round."""
+Recorded = Callable[[str], bool]
+"""Whether anybody keeps notes of this kind."""
+
+
+def everything(_: str) -> bool:
+    """All notes are kept."""
+    return True
 
 
 class Beliefs:
     """Shared by all stories of a worker."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, recorded: Recorded = everything) -> None:
         self.spec = spec
+        self.recorded = recorded
         self.stall_s = spec.pull.stall_s
         self.layer_bytes = {layer.name: layer.bytes for layer in spec.layers}
         self.jitter = Stream(spec.seed, "jitter", spec.name)

@@ -21,8 +21,8 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from mpls.core import messages, protocol
-from mpls.core.effects import Gather, Note, Outcome, Publish, Request, Sleep, Story
-from mpls.core.messages import CancelRequest, Command, Event, PublishUpdate, SendRequest
+from mpls.core.effects import Gather, Outcome, Publish, Request, Sleep, Story
+from mpls.core.messages import CancelRequest, Command, Event, PublishUpdate, RecordNote, SendRequest
 from mpls.core.tasks import Attempt, Group, Task
 
 NEVER_S = float("inf")
@@ -75,16 +75,22 @@ class Conductor:
         assert now >= self._now, f"time ran backwards: {now} after {self._now}"
         self._now = now
         _HANDLERS[type(event)](self, event)
-        self._run()
-        self._fire_timers()
-        self._run()
+        if self._ready:
+            self._run()
+        if self._timers and self._timers[0][0] <= now:
+            self._fire_timers()
+            self._run()
         return self._handed_out()
 
     def deadline(self) -> float:
         """When `Ticked` is due at the latest, on the clock of `now`; infinite if nothing waits."""
-        while self._timers and self._timers[0][2].wait != self._timers[0][3]:
-            heapq.heappop(self._timers)
-        return self._timers[0][0] if self._timers else NEVER_S
+        timers = self._timers
+        while timers:
+            when_s, _, task, wait = timers[0]
+            if task.wait == wait:
+                return when_s
+            heapq.heappop(timers)
+        return NEVER_S
 
     @property
     def finished(self) -> bool:
@@ -188,7 +194,7 @@ class Conductor:
                 self._finish(task, stop.value)
                 return
             value = None
-            if isinstance(effect, Note):
+            if isinstance(effect, RecordNote):
                 self._out.append(effect)
             elif isinstance(effect, Request) and task.stopped:
                 value = Outcome(task.stopped, self._now, self._now)

@@ -99,11 +99,15 @@ def _joined(stretches: list[Stretch]) -> list[Stretch]:
     """So that each lasts WINDOW_S, if they do together: of a shorter one the ends are too blurred,
     since a report may come a chunk after its bytes."""
     joined: list[Stretch] = []
-    for stretch in stretches:
-        if joined and min(_seconds(joined[-1]), stretches[-1].end_s - stretch.start_s) < WINDOW_S:
-            last = joined.pop()
-            stretch = Stretch(last.start_s, stretch.end_s, last.bytes + stretch.bytes)
-        joined.append(stretch)
+    over_s = stretches[-1].end_s if stretches else 0.0
+    begun_s, ended_s, moved_bytes = 0.0, 0.0, 0
+    for start_s, end_s, size in stretches:
+        if joined and min(ended_s - begun_s, over_s - start_s) < WINDOW_S:
+            joined.pop()
+        else:
+            begun_s, moved_bytes = start_s, 0
+        ended_s, moved_bytes = end_s, moved_bytes + size
+        joined.append(Stretch(begun_s, ended_s, moved_bytes))
     return joined
 
 

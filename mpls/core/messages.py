@@ -3,14 +3,16 @@
 This is the whole contract between the core and its drivers (ZeroMQ, SimPy, the log replayer).
 No event carries a tensor: a layer that arrived is named by its request and layer, and the driver
 keeps the bytes under that name until it is told to publish or to forget them.
+
+What comes once for each layer is a named tuple: it is made in a third of a dataclass's time.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 from mpls.core import protocol
 from mpls.core.protocol import Vector
@@ -35,8 +37,7 @@ class Progress:
     version: int
 
 
-@dataclass(frozen=True)
-class LayerReceived:
+class LayerReceived(NamedTuple):
     """One layer arrived whole and verified. `progress` (g, Eq. 5) comes with a pull's last layer;
     `wait_s` is the server's own delay before the first byte."""
 
@@ -127,8 +128,7 @@ class CancelRequest:
     request_id: int
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """One copy of `layer` that arrived with `request_id`."""
 
     peer: str
@@ -147,12 +147,11 @@ class PublishUpdate:
     sources: tuple[Source, ...]
 
 
-@dataclass(frozen=True)
-class RecordNote:
+class RecordNote(NamedTuple):
     """Write a record of this kind into the trace."""
 
     kind: str
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any]
 
 
 Command = Union[SendRequest, CancelRequest, PublishUpdate, RecordNote]
@@ -160,6 +159,7 @@ Command = Union[SendRequest, CancelRequest, PublishUpdate, RecordNote]
 # --- plain-data form, for traces --------------------------------------------------------------
 
 _PLAIN = frozenset({float, int, str, bool, type(None)})
+_TUPLES = frozenset({LayerReceived, Source, RecordNote})
 _BY_NAME: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
@@ -172,8 +172,8 @@ _BY_NAME: dict[str, type[Any]] = {
 
 
 def to_plain(value: Any) -> Any:
-    """The value as numbers, strings, lists and dicts; a dataclass becomes a dict with its class
-    name under "is"."""
+    """The value as numbers, strings, lists and dicts; a message becomes a dict with its class name
+    under "is"."""
     kind: Any = type(value)
     if kind in _PLAIN:
         return value
@@ -181,7 +181,7 @@ def to_plain(value: Any) -> Any:
         return [to_plain(item) for item in value]
     if kind is dict:
         return {key: to_plain(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) or kind in _TUPLES:
         fields = {name: to_plain(getattr(value, name)) for name in _names(kind)}
         return {"is": kind.__name__, **fields}
     return value
@@ -189,6 +189,8 @@ def to_plain(value: Any) -> Any:
 
 @cache
 def _names(kind: Any) -> tuple[str, ...]:
+    if kind in _TUPLES:
+        return tuple(kind._fields)
     return tuple(field.name for field in dataclasses.fields(kind))
 
 

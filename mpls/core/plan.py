@@ -83,8 +83,9 @@ class Plan:
     copies: dict[str, tuple[str, ...]]
 
     @classmethod
-    def of(cls, view: View, assignment: Mapping[str, Sequence[str]]) -> Plan:
-        """The plan that pulls these layers from these peers, with loads by Eq. 7 and all scores 0.
+    def of(cls, view: View, assignment: Mapping[str, Sequence[str]], **scores: Any) -> Plan:
+        """The plan that pulls these layers from these peers, with loads by Eq. 7, and these scores
+        of some of the peers; all others are 0.
 
         Raises BadInput for a peer or layer that is not in the view, a layer named twice for one
         peer, and a peer without bandwidth.
@@ -99,16 +100,20 @@ class Plan:
         }
         served = {layer for layers in chosen.values() for layer in layers}
         zeros = (0.0,) * len(view.layers)
+
+        def of_all(score: str, otherwise: Any) -> dict[str, Any]:
+            return {**dict.fromkeys(chosen, otherwise), **scores.get(score, {})}
+
         return cls(
             assignment=chosen,
             load_s={name: load_s.get(name, 0.0) for name in chosen},
             makespan_s=max(load_s.values(), default=0.0),
             unserved=tuple(x.name for x in view.layers if x.bytes and x.name not in served),
-            peer_score=dict.fromkeys(chosen, 0.0),
-            layer_score=dict.fromkeys(chosen, zeros),
-            floor=zeros,
-            efficiency=dict.fromkeys(chosen, zeros),
-            copies=dict.fromkeys(chosen, ()),
+            peer_score=of_all("peer_score", 0.0),
+            layer_score=of_all("layer_score", zeros),
+            floor=scores.get("floor", zeros),
+            efficiency=of_all("efficiency", zeros),
+            copies=of_all("copies", ()),
         )
 
     def as_record(self) -> dict[str, Any]:

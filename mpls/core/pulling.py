@@ -55,7 +55,7 @@ def pull(
         left_s -= outcome.seconds
         moved_bytes = receipt.take(ask, outcome)
         measure_pull(worker, peer, ask, outcome)
-        if outcome.request_id:
+        if outcome.request_id and worker.recorded("attempt"):
             yield Note("attempt", receipt.attempt_record(ask, outcome, moved_bytes))
         yield from _learn(worker, peer, outcome)
         if outcome.reason in FINAL_REASONS or (spare and outcome.refused):

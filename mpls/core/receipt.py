@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from mpls.core.effects import Outcome
 from mpls.core.messages import LayerReceived, LayerRefused, Source, UpdateTaken
@@ -45,7 +45,10 @@ class Receipt:
 
     def missing(self) -> tuple[str, ...]:
         """The layers still wanted, in the order of the plan."""
-        return tuple(layer for layer in self.wanted if layer not in self.arrived)
+        arrived = self.arrived
+        if len(arrived) == len(self.wanted):
+            return ()
+        return tuple([layer for layer in self.wanted if layer not in arrived])
 
     def spoilt(self) -> tuple[str, ...]:
         """The layers that came to their end and were thrown away, and are still wanted."""
@@ -86,14 +89,19 @@ class Receipt:
 
     def sources(self) -> tuple[Source, ...]:
         """What arrived, in the order of the plan."""
+        arrived = self.arrived
         return tuple(
-            Source(self.peer, layer, got.request_id, got.version, got.round)
-            for layer in self.wanted
-            if (got := self.arrived.get(layer)) is not None
+            [
+                Source(self.peer, layer, got.request_id, got.version, got.round)
+                for layer in self.wanted
+                if (got := arrived.get(layer)) is not None
+            ]
         )
 
-    def own(self, refusals: Iterable[LayerRefused]) -> list[LayerRefused]:
+    def own(self, refusals: Sequence[LayerRefused]) -> list[LayerRefused]:
         """Those of the refusals that are about layers which came with this pull."""
+        if not refusals:
+            return []
         mine = {(got.request_id, got.layer) for got in self.arrived.values()}
         return [refusal for refusal in refusals if (refusal.request_id, refusal.layer) in mine]
 

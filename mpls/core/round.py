@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mpls.core.beliefs import Beliefs
+from mpls.core.beliefs import Beliefs, Recorded, everything
 from mpls.core.effects import Gather, Note, Publish, Sleep, Story
 from mpls.core.gate import TOO_FAR
 from mpls.core.messages import LayerRefused, Source, UpdateTaken
@@ -26,8 +26,14 @@ from mpls.core.watch import standing_note, strike, watch
 class Rounds(Beliefs):
     """One worker's stories, and the beliefs that they share."""
 
-    def __init__(self, spec: WorkerSpec, strategy: Strategy | None = None) -> None:
-        super().__init__(spec)
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        strategy: Strategy | None = None,
+        recorded: Recorded = everything,
+    ) -> None:
+        """Of the notes that cost much, only kinds that are `recorded` are made."""
+        super().__init__(spec, recorded)
         self.strategy = strategy or make_strategy(spec.plan)
         self.draws = Stream(spec.seed, "strategy", spec.name)
 
@@ -49,7 +55,8 @@ def aggregation_round(worker: Rounds, number: int, pause_s: float = 0.0) -> Stor
     yield Sleep(pause_s)
     view = worker.view()
     plan = worker.strategy.plan(view, worker.draws)
-    yield Note("plan", {"round": number, **_beliefs(view), **plan.as_record()})
+    if worker.recorded("plan"):
+        yield Note("plan", {"round": number, **_beliefs(view), **plan.as_record()})
     wanted = {worker.peers[name]: layers for name, layers in _sources(plan)}
     budgets_s = [worker.pull_budget_s(peer, layers) for peer, layers in wanted.items()]
     spare = len(view.peers) > 1
@@ -64,9 +71,10 @@ def aggregation_round(worker: Rounds, number: int, pause_s: float = 0.0) -> Stor
     worker.gate.keep(peer.name for peer in worker.ready())
     taken: UpdateTaken | None = yield Publish(number, _copies([*receipts, *again]))
     yield from _strike(worker, [*receipts, *again], taken.refused if taken else ())
-    for receipt in (*receipts, *again):
-        for record in receipt.pull_records(number, taken):
-            yield Note("pull", record)
+    if worker.recorded("pull"):
+        for receipt in (*receipts, *again):
+            for record in receipt.pull_records(number, taken):
+                yield Note("pull", record)
     yield Note("round", _report(number, receipts, again, taken))
 
 

@@ -49,6 +49,12 @@ class Offers:
         return best
 
     @cached_property
+    def allowed_rows(self) -> list[list[bool]]:
+        """`allowed` (S, L) as lists, which are faster to look into one by one."""
+        rows: list[list[bool]] = self.allowed.tolist()
+        return rows
+
+    @cached_property
     def efficiency(self) -> list[list[float]]:
         """E (S, L), Eq. 9; 0 for masked pairs and empty layers."""
         speeds = np.array(self.bandwidth_Bps)[:, None]
@@ -119,7 +125,7 @@ def schedule(offers: Offers, settings: PlanSettings, downlink_Bps: float | None)
 def list_schedule(offers: Offers, order: list[int]) -> Draft:
     """Algorithm 1, lines 1-15: the least loaded peer takes its most efficient open layer."""
     draft = Draft(offers)
-    efficiency, allowed = offers.efficiency, offers.allowed.tolist()
+    efficiency, allowed = offers.efficiency, offers.allowed_rows
     bound = 1 / sqrt(len(allowed)) if len(allowed) > 1 else 0.0
     available = [(0.0, -fsum(row), peer) for peer, row in enumerate(efficiency)]
     heapify(available)
@@ -127,8 +133,13 @@ def list_schedule(offers: Offers, order: list[int]) -> Draft:
     while open_layers:
         assert available, "a layer is open, but the peer with E = 1 for it is closed"
         _, minus_rank, peer = heappop(available)
-        best = next((layer for layer in open_layers if allowed[peer][layer]), None)
-        if best is None or efficiency[peer][best] <= bound:
+        row = allowed[peer]
+        for best in open_layers:
+            if row[best]:
+                break
+        else:
+            continue
+        if efficiency[peer][best] <= bound:
             continue
         del open_layers[best]
         draft.give(peer, best)
@@ -163,7 +174,7 @@ def add_copies(draft: Draft, order: list[int], limit_bytes: float = inf) -> None
     """Algorithm 1, lines 16-22: each peer takes what else fits under the makespan, and all peers
     together no more than `limit_bytes`."""
     sizes, makespan_s, total_bytes = draft.offers.layer_bytes, draft.makespan_s(), sum(draft.bytes)
-    for peer, allowed in enumerate(draft.offers.allowed.tolist()):
+    for peer, allowed in enumerate(draft.offers.allowed_rows):
         speed_Bps, given = draft.offers.bandwidth_Bps[peer], set(draft.layers[peer])
         for layer in order:
             fits = allowed[layer] and (draft.bytes[peer] + sizes[layer]) / speed_Bps <= makespan_s
@@ -181,7 +192,8 @@ def _check(draft: Draft, order: list[int]) -> None:
         assert len(set(layers)) == len(layers), "a layer is pulled twice from one peer"
         assert draft.bytes[peer] == sum(sizes[layer] for layer in layers), "not Eq. 7"
         assert draft.load_s(peer) <= makespan_s, "a load above the makespan"
-        assert draft.offers.allowed[peer, layers].all(), "a masked pair is used"
+        allowed = draft.offers.allowed_rows[peer]
+        assert all(allowed[layer] for layer in layers), "a masked pair is used"
         brought.update(layers)
     assert brought == set(order), "a servable layer was left out"
     first = sum(map(len, draft.layers)) - sum(draft.copies)

@@ -9,7 +9,7 @@ g (Eq. 5) is measured by the peer (`mpls.core.mixing.squared_distance`) and arri
 
 from __future__ import annotations
 
-from math import fsum
+from math import frexp, fsum, ldexp
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,10 @@ def layer_scores(progress: Floats) -> Floats:
 
     A row of NaN is a peer whose progress is unknown: it counts with the mean of the known ones.
     """
-    known: Pairs = np.all(np.isfinite(progress), axis=1)
+    finite = np.isfinite(progress)
+    if finite.all():
+        return shares(progress)
+    known: Pairs = np.all(finite, axis=1)
     filled = _scaled(np.where(known[:, None], progress, 0.0))
     filled[~known] = _sums(filled[known]) / max(1, int(known.sum()))
     return shares(filled)
@@ -57,17 +60,29 @@ def worthwhile(merit: Floats, floor: Floats) -> Pairs:
 
 def shares(values: Floats) -> Floats:
     """Non-negative values (S) or (S, L) divided by their sum over peers; a zero sum gives 1/S."""
-    assert (values >= 0).all()
+    assert np.minimum.reduce(values, axis=None, initial=0.0) == 0.0
+    if values.ndim == 1:
+        return np.array(_shares_of_few(values.tolist()))
     scaled = _scaled(values)
     sums = _sums(scaled)
+    if sums.all():
+        return scaled / sums
     even = np.full_like(scaled, 1.0 / max(1, len(scaled)))
     return np.divide(scaled, sums, out=even, where=sums > 0)
+
+
+def _shares_of_few(values: list[float]) -> list[float]:
+    """`shares` of (S), which for a few peers numpy takes several times as long for."""
+    exponent = frexp(max(values, default=0.0))[1]
+    scaled = [ldexp(value, -exponent) for value in values]
+    total = fsum(scaled)
+    return [value / total if total > 0.0 else 1.0 / len(scaled) for value in scaled]
 
 
 def _scaled(values: Floats) -> Floats:
     """Each column times the power of two that brings its largest value into [0.5, 1): exact, and
     no sum of it can overflow."""
-    _, exponents = np.frexp(values.max(axis=0, initial=0.0))
+    _, exponents = np.frexp(np.maximum.reduce(values, axis=0, initial=0.0))
     scaled: Floats = np.ldexp(values, -exponents)
     return scaled
 

@@ -208,14 +208,14 @@ def _explained(view: View, candidates: Candidates, draft: Draft) -> Plan:
     for name, layers, added in zip(names, draft.layers, draft.copies):
         assignment[name] = tuple(labels[layer] for layer in layers)
         copies[name] = assignment[name][len(layers) - added :]
-    plan = Plan.of(view, assignment)
-    return replace(
-        plan,
-        peer_score=plan.peer_score | dict(zip(names, candidates.peer_score.tolist())),
-        layer_score=plan.layer_score | _rows(names, candidates.layer_score.tolist()),
+    return Plan.of(
+        view,
+        assignment,
+        peer_score=dict(zip(names, candidates.peer_score.tolist())),
+        layer_score=_rows(names, candidates.layer_score.tolist()),
         floor=tuple(candidates.floor.tolist()),
-        efficiency=plan.efficiency | _rows(names, draft.offers.efficiency),
-        copies=plan.copies | copies,
+        efficiency=_rows(names, draft.offers.efficiency),
+        copies=copies,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from mpls.core.links import Link
 from sim.clock import Clock, Timer
@@ -30,17 +31,22 @@ class Network(ABC):
         self._reaching = False
 
     def start(
-        self, src: int, dst: int, marks_bytes: Sequence[float], reached: Callable[[int], None]
+        self,
+        src: int,
+        dst: int,
+        marks_bytes: Sequence[float],
+        reached: Callable[[int], None],
+        lag_s: float = 0.0,
     ) -> Flow:
         """Begin a transfer from worker `src` to worker `dst`. `marks_bytes` are positions in
-        ascending order, at least one: as each is reached, `reached` is called with its index, never
-        from within `start`. The last one ends the flow, before it is called."""
+        ascending order, at least one: `lag_s` after each was reached, `reached` is called with its
+        index, never from within `start`. The last one ends the flow and is told of at once."""
         assert src != dst
         assert len(marks_bytes) > 0
         assert marks_bytes[0] >= 0.0
         assert list(marks_bytes) == sorted(marks_bytes)
         now = self._clock.now
-        flow = Flow(self._started, src, dst, marks_bytes, reached, now)
+        flow = Flow(self._started, src, dst, marks_bytes, reached, lag_s, now)
         self._started += 1
         self._timetable.add(flow)
         if (src, dst) not in self._cut:
@@ -118,17 +124,16 @@ class Network(ABC):
     def _rouse(self) -> None:
         """A mark may be due earlier than before, and nothing else has to be computed."""
         if not self._unsettled and not self._reaching:
-            self._set_alarm()
+            self._set_alarm(self._timetable.next_s())
 
     def _settle(self) -> None:
         if self._unsettled:
             self._unsettled = False
             self._share(self._clock.now)
-        self._set_alarm()
+        self._set_alarm(self._timetable.next_s())
 
-    def _set_alarm(self) -> None:
-        """Be called when the next mark is due."""
-        next_s = self._timetable.next_s()
+    def _set_alarm(self, next_s: float) -> None:
+        """Be called then, when the next mark is due."""
         if next_s != self._alarm_s:
             if self._alarm is not None:
                 self._alarm.cancel()
@@ -140,19 +145,30 @@ class Network(ABC):
         now = self._clock.now
         self._alarm, self._alarm_s = None, NEVER_S
         self._reaching = True
-        while (flow := self._timetable.pop(now)) is not None:
-            self._pass_mark(flow, now)
+        while (next_s := self._timetable.next_s()) <= now:
+            self._pass_mark(self._timetable.pop(), now)
         self._reaching = False
-        self._settle()
+        if self._unsettled:
+            self._settle()
+        else:
+            self._set_alarm(next_s)
 
     def _pass_mark(self, flow: Flow, now: float) -> None:
-        index, reached = flow.passed, flow.reached
-        flow.passed += 1
-        if flow.passed < len(flow.marks_bytes):
-            flow.plan()
-            self._timetable.update(flow)
-        else:
-            flow.since_bytes, flow.rate_Bps = flow.marks_bytes[-1], 0.0
-            self._timetable.remove(flow)
-            self._leave(flow, now)
-        reached(index)
+        if flow.ends:
+            self._end(flow, now)
+            return
+        index = flow.tell()
+        flow.plan()
+        self._timetable.update(flow)
+        flow.reached(index)
+
+    def _end(self, flow: Flow, now: float) -> None:
+        reached, last = flow.reached, len(flow.marks_bytes) - 1
+        while flow.passed < last:  # word of these is still on its way
+            due_s = flow.crossing_s(flow.passed) + flow.lag_s
+            self._clock.at(max(now, due_s), partial(reached, flow.tell()))
+        flow.passed = last + 1
+        flow.since_bytes, flow.since_s, flow.rate_Bps = flow.marks_bytes[-1], now, 0.0
+        self._timetable.remove(flow)
+        self._leave(flow, now)
+        reached(last)

@@ -20,11 +20,19 @@ class Flow:
 
     It moves at `rate_Bps` from where it was when it got that rate: as long as a rate holds, no
     rounding adds up, and bytes / rate is the time to the last digit.
+
+    Word of a mark gets out `lag_s` later, so that a caller for whom a layer is there a while after
+    its last byte needs no event of its own for that. Only the last mark, with which the flow ends,
+    is told of at once.
     """
 
     __slots__ = (
+        "_end_s",
+        "crossed_s",
         "dst",
         "due_s",
+        "ends",
+        "lag_s",
         "marks_bytes",
         "number",
         "passed",
@@ -44,17 +52,24 @@ class Flow:
         dst: int,
         marks_bytes: Sequence[float],
         reached: Callable[[int], None],
+        lag_s: float,
         now: float,
     ) -> None:
         self.number, self.src, self.dst = number, src, dst
-        self.marks_bytes, self.reached = marks_bytes, reached
+        self.marks_bytes, self.reached, self.lag_s = marks_bytes, reached, lag_s
         self.passed = 0
-        """Marks reached by now."""
+        """Marks whose word is out."""
+        self.crossed_s: list[float] = []
+        """When the marks after these were crossed, as far as a rate decided it that is over."""
         self.way: Way = ()
         """What it shares with others at present: nothing while it is paused."""
         self.rate_Bps, self.since_bytes, self.since_s = 0.0, 0.0, now
         self.due_s = NEVER_S
-        """When it reaches its next mark."""
+        """When word of its next mark gets out."""
+        self._end_s = NEVER_S
+        """When it reaches the last."""
+        self.ends = False
+        """Whether that is the last one."""
         self.queued_s = NEVER_S
         """The time of its entry in the timetable."""
 
@@ -67,20 +82,55 @@ class Flow:
 
     def go_on(self, now: float, rate_Bps: float) -> None:
         """At this rate from here."""
+        if self.lag_s:
+            self._cross(now)
         self.since_bytes = self.position_bytes(now)
         self.since_s = now
         self.rate_Bps = rate_Bps
+        self._end_s = self._crosses_s(len(self.marks_bytes) - 1)
+        self.plan()
+
+    def leap(self, now: float, more_bytes: float) -> None:
+        """Move so far in no time."""
+        self.go_on(now, self.rate_Bps)
+        self.since_bytes += more_bytes
+        self._end_s = self._crosses_s(len(self.marks_bytes) - 1)
         self.plan()
 
     def plan(self) -> None:
-        """When the next mark is due, at the rate it has."""
-        left_bytes = self.marks_bytes[self.passed] - self.since_bytes
+        """When word of the next mark gets out, at the rate it has."""
+        self.due_s, self.ends = self._end_s, True
+        if self.passed < len(self.marks_bytes) - 1:
+            word_s = self.crossing_s(self.passed) + self.lag_s
+            if word_s <= self._end_s:
+                self.due_s, self.ends = word_s, False
+
+    def crossing_s(self, index: int) -> float:
+        """When it crosses, or crossed, a mark whose word is not out."""
+        ahead = index - self.passed
+        return self.crossed_s[ahead] if ahead < len(self.crossed_s) else self._crosses_s(index)
+
+    def tell(self) -> int:
+        """Word of the next mark is out; returns its index."""
+        if self.crossed_s:
+            del self.crossed_s[0]
+        self.passed += 1
+        return self.passed - 1
+
+    def _crosses_s(self, index: int) -> float:
+        """By the rate it has."""
+        left_bytes = self.marks_bytes[index] - self.since_bytes
         if left_bytes <= 0.0:
-            self.due_s = self.since_s
-        elif self.rate_Bps > 0.0:
-            self.due_s = self.since_s + left_bytes / self.rate_Bps
-        else:
-            self.due_s = NEVER_S
+            return self.since_s
+        return self.since_s + left_bytes / self.rate_Bps if self.rate_Bps > 0.0 else NEVER_S
+
+    def _cross(self, now: float) -> None:
+        """Remember when the marks behind it were crossed: the rate that says so is over."""
+        for index in range(self.passed + len(self.crossed_s), len(self.marks_bytes) - 1):
+            at_s = self._crosses_s(index)
+            if at_s > now:
+                return
+            self.crossed_s.append(at_s)
 
 
 def _nobody(_: int) -> None:
@@ -137,10 +187,9 @@ class Timetable:
                 self.update(flow)
         return NEVER_S
 
-    def pop(self, now: float) -> Flow | None:
-        """The next flow whose mark is due by now. It is out of the timetable until `update`."""
-        if self.next_s() > now:
-            return None
+    def pop(self) -> Flow:
+        """The flow whose mark is due at `next_s()`, which was just asked for. It is out of the
+        timetable until `update`."""
         flow = self._flows[heappop(self._entries)[1]]
         flow.queued_s = NEVER_S
         return flow

@@ -79,8 +79,7 @@ class Fluid(PipeNetwork):
         burst_bytes = min(flow.marks_bytes[-1] - flow.since_bytes, *held_bytes)
         for (pipe, _), pipe_bytes in zip(flow.way, held_bytes):
             pipe.spare_bytes = pipe_bytes - burst_bytes
-        flow.since_bytes += burst_bytes
-        flow.go_on(now, flow.rate_Bps)
+        flow.leap(now, burst_bytes)
         self._timetable.update(flow)
 
     def _held_bytes(self, pipe: Pipe, now: float) -> float:

@@ -100,6 +100,18 @@ def test_nothing_it_says_is_ever_negative_or_no_number(
         assert estimator.sharers == pytest.approx(1.0)
 
 
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=8))
+def test_no_moment_counts_twice_in_whatever_order_it_is_told_of(
+    told: list[tuple[int, int]],
+) -> None:
+    estimator = BandwidthEstimator(PRIOR_Bps)
+    seen: set[int] = set()
+    for start, ticks in told:
+        fresh = set(range(start, start + ticks)) - seen
+        assert estimator._fresh_s(float(start), float(start + ticks)) == len(fresh)
+        seen |= fresh
+
+
 @given(st.lists(st.tuples(st.integers(1, 99), st.integers(1, 99)), min_size=30, max_size=60))
 def test_pulls_one_after_another_are_counted_however_many_there_were(
     told: list[tuple[int, int]],

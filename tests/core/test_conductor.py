@@ -145,7 +145,7 @@ def test_a_gather_that_runs_out_of_time_keeps_what_came_and_ends_the_rest() -> N
     def all_three() -> Story:
         gathered.append((yield Gather([ask([]), ask([]), ask([])], timeout_s=2.0)))
         yield Sleep(1.0)
-        yield Note("after")
+        yield Note("after", {})
 
     conductor = Conductor(Told(all_three()))
     conductor.start(0.0)

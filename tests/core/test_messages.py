@@ -41,7 +41,7 @@ def anything_of(hint: Any) -> st.SearchStrategy[Any]:
     if get_origin(hint) is dict:
         return st.dictionaries(LEAVES[str].filter(lambda key: key != "is"), VALUES, max_size=3)
     assert isinstance(hint, type)
-    assert dataclasses.is_dataclass(hint)
+    assert dataclasses.is_dataclass(hint) or issubclass(hint, tuple)
     fields = {name: anything_of(field) for name, field in get_type_hints(hint).items()}
     return st.builds(hint, **fields)
 

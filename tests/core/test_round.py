@@ -149,6 +149,15 @@ def test_the_same_seed_gives_the_same_trace(seed: int) -> None:
     assert again.records == run(seed).records
 
 
+@given(SEEDS)
+@example_settings(max_examples=20)
+def test_notes_that_nobody_keeps_are_not_made_and_change_nothing_else(seed: int) -> None:
+    left_out = {"plan", "pull", "attempt"}
+    quiet = ToyFederation(spec(), seed, ROUNDS, lambda kind: kind not in left_out)
+    quiet.run()
+    assert quiet.records == [rec for rec in run(seed).records if rec["kind"] not in left_out]
+
+
 @pytest.mark.parametrize(
     "strategy",
     ["mpls-peer", "mpls-layer", "rand-mpls", "mpls-sampled", "appg", "netmax", "gossip", "local"],

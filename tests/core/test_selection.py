@@ -89,6 +89,12 @@ def test_shares_equal_exact_fractions_to_the_last_bits(values: Floats) -> None:
         assert got == pytest.approx(wanted, rel=1e-15, abs=1e-300)
 
 
+@given(tables())
+def test_shares_of_peers_have_the_bits_of_shares_of_layers(values: Floats) -> None:
+    columns = [selection.shares(column).tolist() for column in values.T]
+    assert selection.shares(values).T.tolist() == columns
+
+
 @given(tables(), st.randoms(use_true_random=False))
 def test_the_order_of_the_peers_changes_no_bit(values: Floats, random: Random) -> None:
     order = random.sample(range(len(values)), len(values))

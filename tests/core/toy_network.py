@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from mpls.core import messages, protocol
+from mpls.core.beliefs import Recorded, everything
 from mpls.core.conductor import Conductor
 from mpls.core.messages import Command, Event, PublishUpdate, RecordNote, SendRequest
 from mpls.core.round import Rounds
@@ -22,7 +23,9 @@ class ToyFederation:
     """One worker's core among peers whose answers are drawn from `seed`; its trainer takes updates
     after a while and asks for the next round."""
 
-    def __init__(self, spec: WorkerSpec, seed: int, rounds: int) -> None:
+    def __init__(
+        self, spec: WorkerSpec, seed: int, rounds: int, recorded: Recorded = everything
+    ) -> None:
         self.spec = spec
         self.records: list[Record] = [header(spec, 0.0)]
         self.notes: list[tuple[float, RecordNote]] = []
@@ -33,7 +36,7 @@ class ToyFederation:
         self._sizes = {layer.name: layer.bytes for layer in spec.layers}
         self._queue: list[tuple[float, int, Event]] = []
         self._pushed = 0
-        self.conductor = Conductor(Rounds(spec))
+        self.conductor = Conductor(Rounds(spec, recorded=recorded))
 
     def run(self) -> None:
         """Until the last round's update was taken, or time is up; then drain."""

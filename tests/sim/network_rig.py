@@ -45,7 +45,7 @@ class Record:
         return [passed[-1][0] for passed in self.marks]
 
 
-def play(make: Make, transfers: Sequence[Transfer]) -> Record:
+def play(make: Make, transfers: Sequence[Transfer], lag_s: float = 0.0) -> Record:
     """Run transfers until nothing happens any more."""
     clock = Clock()
     network = make(clock)
@@ -55,7 +55,7 @@ def play(make: Make, transfers: Sequence[Transfer]) -> Record:
         def reached(index: int) -> None:
             record.marks[number].append((clock.now, index))
 
-        network.start(transfer.src, transfer.dst, transfer.marks_bytes(), reached)
+        network.start(transfer.src, transfer.dst, transfer.marks_bytes(), reached, lag_s)
 
     for number, transfer in enumerate(transfers):
         clock.at(transfer.at_s, lambda n=number, t=transfer: begin(n, t))  # type: ignore[misc]
@@ -155,8 +155,8 @@ class AuditedFluid(Fluid):
         self.audits = 0
         self.worst = 0.0
 
-    def _set_alarm(self) -> None:
-        super()._set_alarm()
+    def _set_alarm(self, next_s: float) -> None:
+        super()._set_alarm(next_s)
         flows = [flow for flow in self._timetable if flow.way]
         for flow, exact_Bps in zip(flows, self._exact_Bps(flows)):
             self.worst = max(self.worst, abs(flow.rate_Bps / exact_Bps - 1.0))

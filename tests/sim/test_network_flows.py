@@ -226,6 +226,47 @@ def test_every_flow_reaches_all_its_marks_in_order_and_the_same_run_twice_is_the
     assert play(network, flows) == record
 
 
+@settings(max_examples=60)
+@given(transfers(parts=12), st.sampled_from([*NETWORKS, "cm02"]), st.floats(1e-6, 0.3))
+def test_word_of_all_marks_but_the_last_comes_late_by_the_lag_and_changes_no_rate(
+    flows: list[Transfer], name: str, lag_s: float
+) -> None:
+    network = model(
+        name,
+        sine_links(BandwidthRange(1e6, 15e6), 1, swing=0.9, period_s=0.3, step_s=0.01),
+        nic_Bps=12.5e6,
+        overhead=Overhead(burst_bytes=1e5),
+        latency_s=0.0,
+        stations_Bps=lambda worker: 5e6 + 3e6 * worker,
+        duration_s=lambda src, dst, total_bytes, nth: total_bytes / RATE_BPS,
+    )
+    at_once, late = play(network, flows), play(network, flows, lag_s)
+    for passed, heard in zip(at_once.marks, late.marks):
+        expected = [(at_s + lag_s, index) for at_s, index in passed[:-1]] + passed[-1:]
+        assert sorted(heard, key=lambda mark: mark[1]) == [
+            (pytest.approx(at_s, rel=1e-9), index) for at_s, index in expected
+        ]
+        assert [index for _, index in heard if index < len(passed) - 1] == list(
+            range(len(passed) - 1)
+        )
+
+
+@EVERY_MODEL
+def test_a_mark_crossed_before_a_cut_is_told_of_during_it_and_not_after_a_cancel(name: str) -> None:
+    watch = Watch(name)
+    watch.network.cancel(watch.flow)
+    flow = watch.network.start(0, 1, [1e6, 1.1e6, 2e6], watch.note, lag_s=0.1)
+    crossed_s = 1.1e6 / rate_of(name)
+    watch.at(crossed_s + 0.01, lambda: watch.network.pause(0, 1))
+    watch.at(crossed_s + 5.0, lambda: watch.network.resume(0, 1))
+    watch.at(crossed_s + 5.01, lambda: watch.network.cancel(flow))
+    watch.clock.run()
+    assert [index for _, index in watch.reached] == [0, 1]
+    assert [at_s for at_s, _ in watch.reached] == pytest.approx(
+        [1e6 / rate_of(name) + 0.1, crossed_s + 0.1], rel=1e-12
+    )
+
+
 @settings(max_examples=30)
 @given(transfers(), st.sampled_from([*NETWORKS, "cm02"]))
 def test_rates_over_a_flows_life_add_up_to_its_bytes(flows: list[Transfer], name: str) -> None:

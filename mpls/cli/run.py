@@ -29,8 +29,17 @@ PIPED_COLUMNS = 160
 @click.option("--rounds", type=int, help="Instead of the file's [training] rounds.")
 @click.option("--seed", type=int, help="Instead of the file's [cluster] seed.")
 @click.option("--out", help="Folder for runs, instead of the file's [cluster] out.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Of `mpls calibrate`, kept with the run for `python -m sim compare`.  [default: "
+    "calibration.json here, if it is of this machine]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print only the summary, as JSON.")
-def command(cluster: Path | None, as_json: bool, **overrides: Any) -> None:
+def command(
+    cluster: Path | None, calibration: Path | None, as_json: bool, **overrides: Any
+) -> None:
     """Run all workers of CLUSTER on this machine, one process each.
 
     Without a file: three workers in a ring on the embedded digits. In a terminal a live table
@@ -45,14 +54,16 @@ def command(cluster: Path | None, as_json: bool, **overrides: Any) -> None:
     """
     from mpls.preflight import prepare
     from mpls.runtime.federation import Federation, warm_up
-    from mpls.runtime.folders import new_folder
+    from mpls.runtime.folders import calibration_here, keep_calibration, new_folder
 
     warm_up()
     prepared = prepare(cluster, **overrides)
-    for warning in prepared.warnings:
-        _echo(f"warning: {warning}", err=True)
+    measured, warning = calibration_here(calibration)
+    for text in (*prepared.warnings, *([warning] if warning else [])):
+        _echo(f"warning: {text}", err=True)
     config = prepared.config
     folder = new_folder(config.cluster.out, config.cluster.name)
+    keep_calibration(measured, folder)
     run = _Run(Federation(config, folder, prepared.keys, prepared.adapter))
     with _screen(run, quiet=as_json) as show:
         summary = run.watch(show)

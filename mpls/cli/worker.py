@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 @click.argument("cluster", type=click.Path(path_type=Path))
 @click.option("--id", "worker_id", type=int, required=True, help="Which [[workers]] table to run.")
 @click.option("--out", type=str, help="Folder for runs, instead of the file's [cluster] out.")
-def command(cluster: Path, worker_id: int, out: str | None) -> None:
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Of `mpls calibrate`, kept with the run for `python -m sim compare`.  [default: "
+    "calibration.json here, if it is of this machine]",
+)
+def command(cluster: Path, worker_id: int, out: str | None, calibration: Path | None) -> None:
     """Run one worker of CLUSTER here, until its rounds are done or it is told to stop.
 
     The same file serves on every machine, each with its own id. SIGTERM or Ctrl-C drains: the
@@ -34,14 +41,18 @@ def command(cluster: Path, worker_id: int, out: str | None) -> None:
     """
     from mpls.config import dumps
     from mpls.preflight import prepare
-    from mpls.runtime.folders import new_folder
+    from mpls.runtime.folders import calibration_here, keep_calibration, new_folder
     from mpls.runtime.process import run_worker
 
     began_s = time.monotonic()
     prepared = prepare(cluster, out=out, worker_id=worker_id)
     config = prepared.config
+    measured, warning = calibration_here(calibration)
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
     folder = new_folder(config.cluster.out, f"{config.cluster.name}-w{worker_id}")
     (folder / "cluster.toml").write_text(dumps(config), encoding="utf-8")
+    keep_calibration(measured, folder)
     click.echo(f"worker {worker_id} of {cluster}: trace and weights in {folder}", err=True)
     code = run_worker(config, worker_id, folder, keys=prepared.keys, adapter=prepared.adapter)
     _sum_up(config, worker_id, folder, code, time.monotonic() - began_s)

@@ -28,6 +28,7 @@ FOLDER = click.Path(path_type=Path)
 )
 @click.option("--bw", help="What the links really had, where [network] emulate did not pace them.")
 @click.option("--vary", help="What is known to have changed on the links, as for `python -m sim`.")
+@click.option("--exact", is_flag=True, help="Only metrics 1 and 2: decisions and bytes, no times.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes that train.  [default: all cores]")
 @click.option("--out", type=FOLDER, help="Folder of what is written.  [default: the first run]")
 @click.option("--json", "as_json", is_flag=True, help="Print compare.json and nothing else.")
@@ -36,6 +37,7 @@ def command(
     calibration: Path | None,
     bw: str | None,
     vary: str | None,
+    exact: bool,
     jobs: int | None,
     out: Path | None,
     as_json: bool,
@@ -45,27 +47,33 @@ def command(
     RUN is the folder of a finished `mpls run`; several are repeats (seeds of their own) or other
     strategies of the same cluster. Metrics 1 and 2 replay every decision and count every byte
     again; the others compare times, accuracy, ranking and staleness. What a metric needs and the
-    runs have not is n/a. compare.json and report.html are left beside the first run.
+    runs have not is n/a. compare.json and report.html are left beside the first run; --exact takes
+    a moment and leaves only the former.
 
     Exit codes: 0 all goals are met, 1 some are not, 2 bad input.
     """
     say = _silent if as_json else _said
+    from sim.compare.exact import exactly
     from sim.compare.work import Comparison
     from sim.variation import NONE, parse_variation
 
     varied = parse_variation(vary) if vary else NONE
-    found = Comparison(_read(runs, bw), _calibrated(calibration, runs, say), varied, jobs, say)
-    metrics = found.metrics()
-    folder = out or runs[0]
+    of, folder = _read(runs, bw), out or runs[0]
+    if exact:
+        metrics, page = exactly(of), None
+    else:
+        found = Comparison(of, _calibrated(calibration, runs, say), varied, jobs, say)
+        metrics, page = found.metrics(), found.write_page
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps([one.plain() for one in metrics], indent=1, allow_nan=False)
     (folder / JSON_FILE).write_text(f"{text}\n", encoding="utf-8")
-    found.write_page(folder / PAGE_FILE)
+    if page:
+        page(folder / PAGE_FILE)
     if as_json:
         click.echo(text)
     else:
         _show(metrics)
-        click.echo(f"\n{folder}: {JSON_FILE}, {PAGE_FILE}")
+        click.echo(f"\n{folder}: {f'{JSON_FILE}, {PAGE_FILE}' if page else JSON_FILE}")
     return OUTSIDE if any(one.met is False for one in metrics) else 0
 
 

@@ -10,6 +10,11 @@ from sim.compare.metrics import Metric, at_most
 from sim.compare.payload import Payload, weigh_again
 
 
+def exactly(runs: Sequence[Run]) -> list[Metric]:
+    """Both metrics and nothing else: nothing is simulated, so it takes a moment."""
+    return [decision_replay(decisions_of(runs)), *payload_bytes(payloads_of(runs))]
+
+
 def decisions_of(runs: Sequence[Run]) -> list[tuple[Run, Decisions]]:
     """Of every worker of every run."""
     return [

@@ -202,6 +202,16 @@ def test_the_command_leaves_a_table_and_a_page_beside_the_run(
     assert "Pulls over time" in (copy / "report.html").read_text()
 
 
+def test_only_what_is_exact_is_judged_in_a_moment(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(copy), "--exact", "--json"]) == 0
+    assert [row["number"] for row in json.loads(capsys.readouterr().out)] == [1, 2, 2]
+    assert not (copy / "report.html").exists()
+    tamper(copy, another_version)
+    assert main(["compare", str(copy), "--exact"]) == 1
+
+
 def test_a_run_is_not_calibrated_with_itself(
     live: Path, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

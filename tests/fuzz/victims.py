@@ -21,6 +21,7 @@ from mpls.core.messages import (
     Event,
     LayerReceived,
     LayerRefused,
+    Progress,
     Replied,
     RequestFailed,
     SendRequest,
@@ -97,7 +98,7 @@ def _ask_for_ever(port: int, heard: Counter[str]) -> None:
         while not ended and (left_s := end_s - time.monotonic()) > 0:
             events = transport.wait(left_s, bell.fileno())
             heard.update(map(_name, events))
-            ended = any(map(_ends, events))
+            ended = any(_ends(event, kind) for event in events)
         transport.cancel(CancelRequest("w0", request_id))
         transport.forget()
         heard["dropped"] = transport.dropped
@@ -109,9 +110,10 @@ def _name(event: Event) -> str:
     return type(event.reply if isinstance(event, Replied) else event).__name__
 
 
-def _ends(event: Event) -> bool:
-    """Whether the request ended with this."""
+def _ends(event: Event, kind: str) -> bool:
+    """Whether a request of this kind ended with this."""
     last = isinstance(event, LayerReceived) and event.layer == "fc"
+    last = last or (isinstance(event, Progress) and kind == "probe")
     return last or isinstance(event, (Replied, RequestFailed, LayerRefused))
 
 

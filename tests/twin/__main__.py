@@ -49,6 +49,8 @@ def main(args: Sequence[str] | None = None) -> int:
         "--out", type=Path, default=Path(f"runs/twin-{time.strftime('%Y%m%d-%H%M%S')}")
     )
     options = parser.parse_args(args)
+    if options.out.exists():
+        parser.error(f"--out {options.out}: exists already; name a folder that does not")
     why = netns.missing()
     if why:
         print(f"SKIPPED: the twin is not held against live runs here: {why}")

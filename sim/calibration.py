@@ -73,6 +73,7 @@ class Calibration:
         return Timing(
             one_way_s=median(network.busy_round_trip_s) / 2,
             serve_s=network.serve_s,
+            slowdown=network.slowdown,
             deliver_s=network.deliver_s,
         )
 
@@ -92,6 +93,12 @@ class Calibration:
         if progress is None:
             return Fit(step_s=times.mean_s, step_spread=spread)
         return Fit(times.mean_s, spread, progress.scale, progress.knee, progress.spread)
+
+    def without_chance(self) -> Calibration:
+        """With transfers that all take what the median of them does: the best guess for each."""
+        network = self.measured.network
+        median_only = replace(network, slowdown=(median(network.slowdown),))
+        return replace(self, measured=replace(self.measured, network=median_only))
 
     def overhead(self) -> Overhead:
         """What links take off their rates and add to their times."""

@@ -25,6 +25,7 @@ from mpls.core.messages import (
     Source,
 )
 from mpls.core.serving import Transfer
+from mpls.core.streams import Stream
 from sim.clock import Clock
 from sim.driver import VirtualWorker
 from sim.in_flight import Pulling
@@ -45,8 +46,9 @@ def on_time(_: int, __: int, ___: bool) -> Sequence[float]:
 class Fabric:
     """All connections of a simulation."""
 
-    def __init__(self, clock: Clock, network: Network, timing: Timing) -> None:
+    def __init__(self, clock: Clock, network: Network, timing: Timing, seed: int = 0) -> None:
         self._clock = clock
+        self._draws = Stream(seed, "slowdown")
         self._network = network
         self._timing = timing
         self._workers: dict[str, VirtualWorker] = {}
@@ -149,7 +151,8 @@ class Fabric:
         pulling.started_at = transfer.pull.offset if resumed else 0
         pulling.wait_s = self._clock.now - pulling.asked_s
         ends = list(accumulate(size for _, size in transfer.layers))
-        marks = [float(end - pulling.started_at) for end in ends]
+        pulling.slowdown = self._slowdown()
+        marks = [(end - pulling.started_at) * pulling.slowdown for end in ends]
         if self.passage is not on_time:
             self._begin(pulling, marks, lambda index: self._layer_sent(pulling, index))
             return
@@ -216,6 +219,11 @@ class Fabric:
         kind = protocol.ProbeData(message.id, bytes(message.bytes))
         self._count(pulling.server, pulling.puller, kind)
         pulling.puller.handle(Progress(message.id, message.bytes, 1))
+
+    def _slowdown(self) -> float:
+        """Of the pull that begins now."""
+        likely = self._timing.slowdown
+        return likely[0] if len(likely) == 1 else self._draws.pick(likely)
 
     # --- progress ---
 

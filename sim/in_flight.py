@@ -21,6 +21,8 @@ class Pulling:
         self.transfer: Transfer | None = None
         self.started_at = 0
         """Position that it resumed from, in bytes."""
+        self.slowdown = 1.0
+        """It moves so many bytes of the network for each of its own."""
         self.asked_s = 0.0
         self.wait_s = 0.0
         self.due_s = 0.0
@@ -30,7 +32,9 @@ class Pulling:
 
     def position(self, network: Network) -> int:
         """How far it has come in its layers laid end to end."""
-        return self.started_at + (int(network.position(self.flow)) if self.flow else 0)
+        if self.flow is None:
+            return self.started_at
+        return self.started_at + int(network.position(self.flow) / self.slowdown)
 
     def version(self) -> int:
         """Of the snapshot that it brings; 0 before its first byte."""

@@ -13,6 +13,8 @@ class Timing:
     """A small message from worker to worker, until it is looked at."""
     serve_s: float = 0.0
     """From a pull's arrival to its first byte."""
+    slowdown: tuple[float, ...] = (1.0,)
+    """How many times longer than at its rate a pull takes: equally likely, drawn for each."""
     deliver_s: float = 0.0
     """From a layer's last byte to the core hearing of it."""
     mix_s: float = 0.0

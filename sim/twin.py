@@ -60,7 +60,7 @@ class Twin:
         self.network = network(self.clock)
         timings = [timing] * len(config.workers) if isinstance(timing, Timing) else list(timing)
         self.timings = timings
-        self.fabric = Fabric(self.clock, self.network, timings[0])
+        self.fabric = Fabric(self.clock, self.network, timings[0], config.cluster.seed)
         self._records = [
             recorder.of(worker.name) if recorder is not None else None for worker in config.workers
         ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from math import isfinite
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -105,6 +105,9 @@ class Network:
     """Rate with both directions in use over that of one alone: 1 full duplex, .5 half."""
     burst_bytes: float
     """What passes at once after idleness."""
+    slowdown: Sample = (1.0,)
+    """How many times longer than at the link's rate a pull takes, with all that gets in its way.
+    Only a live run knows it; a file may leave it out."""
 
 
 @dataclass(frozen=True)
@@ -171,16 +174,17 @@ def _read_fields(kind: Any, plain: Any, place: str) -> Any:
     for name in plain:
         if name not in names:
             raise BadInput(f"{place}: unknown key {shown(name)}; known are {', '.join(names)}")
-    for name in names:
-        if name not in plain:
-            raise BadInput(f"{place}: {name} is missing")
-    return kind(**{name: _read(types[name], plain[name], f"{place}: {name}") for name in names})
+    for field in fields(kind):
+        if field.name not in plain and field.default is MISSING:
+            raise BadInput(f"{place}: {field.name} is missing")
+    return kind(**{name: _read(types[name], plain[name], f"{place}: {name}") for name in plain})
 
 
 def _demand_sound(measured: Measured, source: str) -> None:
     network = measured.network
     _demand_sample(network.round_trip_s, f"{source}: network: round_trip_s")
     _demand_sample(network.busy_round_trip_s, f"{source}: network: busy_round_trip_s")
+    _demand_sample(network.slowdown, f"{source}: network: slowdown")
     for name in ("bandwidth_Bps", "paced_Bps", "payload_share", "duplex_ratio"):
         if getattr(network, name) == 0:
             raise BadInput(f"{source}: network: {name}: 0 must be above 0")

@@ -5,8 +5,10 @@ Not from the run that is judged with it: `sim.compare.cli` refuses that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from math import fsum
 from statistics import median
@@ -15,11 +17,19 @@ from mpls.core.calibration import Affine, Measured, ModelCost, Network, Sample, 
 from mpls.core.links import link_rate_Bps
 from mpls.errors import BadInput
 from sim.calibration import Calibration
+from sim.compare.statistics import quantile
 from sim.recorded import RecordedRun, Transfer
 
 TWENTIETHS = 20
 LEAST_BYTES = 100_000
 """Transfers of fewer bytes say little about rates."""
+LEAST_PULLS = 8
+"""Fewer pulls from a peer do not say how fast its link is."""
+FASTEST = 0.1
+"""This share of a link's pulls was not slowed down by anything."""
+LEAST_S = 1e-6
+MovingS = Callable[[Transfer], float]
+"""Seconds in which a transfer's bytes moved."""
 
 
 def calibration_of(run: RecordedRun, otherwise: Calibration) -> Calibration:
@@ -64,17 +74,44 @@ def _model(run: RecordedRun, known: ModelCost | None) -> ModelCost:
 def _network(run: RecordedRun, otherwise: Network) -> Network:
     round_trips_s = [s for worker in run.workers for s in worker.round_trips_s]
     waits_s = [one.wait_s for worker in run.workers for one in worker.transfers if one.whole]
-    trips = twentieths(round_trips_s) if round_trips_s else otherwise.busy_round_trip_s
+    trips = _alone(round_trips_s) if round_trips_s else otherwise.busy_round_trip_s
+    moving_s = partial(_moving_s, one_way_s=median(trips) / 2)
     return replace(
         otherwise,
         busy_round_trip_s=trips,
         serve_s=median(waits_s) if waits_s else otherwise.serve_s,
-        payload_share=_payload_share(run, median(trips) / 2, otherwise.payload_share),
+        payload_share=_payload_share(run, moving_s, otherwise.payload_share),
+        slowdown=_slowdown(run, moving_s) or otherwise.slowdown,
     )
 
 
-def _payload_share(run: RecordedRun, one_way_s: float, otherwise: float) -> float:
-    """The median of what transfers got of their paced link, where links were paced."""
+def _alone(round_trips_s: Sequence[float]) -> Sample:
+    """The quickest quarter: the others waited behind a transfer, and that a transfer is in the way
+    is a slowdown of pulls, too."""
+    ordered = sorted(round_trips_s)
+    return twentieths(ordered[: max(1, len(ordered) // 4)])
+
+
+def _moving_s(one: Transfer, one_way_s: float) -> float:
+    return max(LEAST_S, one.seconds - one.wait_s - one_way_s)
+
+
+def _slowdown(run: RecordedRun, moving_s: MovingS) -> Sample:
+    """Of each pull against the fastest of its link, which moved at the link's rate."""
+    slower: list[float] = []
+    for worker in run.workers:
+        of_peer = defaultdict(list)
+        for one in _telling(worker.transfers):
+            of_peer[one.peer].append(moving_s(one) / one.bytes)
+        for paces in of_peer.values():
+            if len(paces) >= LEAST_PULLS:
+                fastest = quantile(paces, FASTEST)
+                slower += [max(1.0, pace / fastest) for pace in paces]
+    return twentieths(slower) if slower else ()
+
+
+def _payload_share(run: RecordedRun, moving_s: MovingS, otherwise: float) -> float:
+    """What the fastest transfers got of their paced link, where links were paced."""
     rates = run.config.network.emulate
     if rates is None:
         return otherwise
@@ -84,9 +121,8 @@ def _payload_share(run: RecordedRun, one_way_s: float, otherwise: float) -> floa
         for one in _telling(worker.transfers):
             link = (ids[one.peer], puller)
             nominal_Bps = link_rate_Bps(rates, link, run.config.cluster.seed)
-            moving_s = one.seconds - one.wait_s - one_way_s
-            shares.append(one.bytes / moving_s / nominal_Bps)
-    return min(1.0, median(shares)) if shares else otherwise
+            shares.append(one.bytes / moving_s(one) / nominal_Bps)
+    return min(1.0, quantile(shares, 1 - FASTEST)) if shares else otherwise
 
 
 def _telling(transfers: Sequence[Transfer]) -> list[Transfer]:

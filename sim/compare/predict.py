@@ -49,8 +49,8 @@ def by_itself(run: Run, calibration: Calibration, jobs: int, vary: Variation = N
 def with_its_decisions(run: Run, calibration: Calibration, vary: Variation = NONE) -> Run:
     """The twin with the run's plans, and with the times that its computing took: what is left to
     predict are transfers and what waits for them."""
-    config, of = run.recorded.config, run.recorded
-    point = Point(config, calibration, train="replay", of=of, full_trace=True, vary=vary)
+    config, of, usual = run.recorded.config, run.recorded, calibration.without_chance()
+    point = Point(config, usual, train="replay", of=of, full_trace=True, vary=vary)
     return _simulated(point, run)
 
 
@@ -59,10 +59,11 @@ def pulls_again(run: Run, calibration: Calibration, vary: Variation = NONE) -> l
     Those that came whole, in the order of their beginning."""
     clock = Clock()
     network = network_of(Point(run.recorded.config, calibration, vary=vary), clock)
-    timing, again = calibration.delays(), list[Pull]()
+    timing, again = calibration.without_chance().delays(), list[Pull]()
 
     def begin(pull: Pull) -> None:
-        network.start(pull.src, pull.dst, [float(pull.bytes)], lambda _: end(pull))
+        size = pull.bytes * timing.slowdown[0]
+        network.start(pull.src, pull.dst, [size], lambda _: end(pull))
 
     def end(pull: Pull) -> None:
         seconds = clock.now + timing.deliver_s - pull.start_s

@@ -85,6 +85,12 @@ def test_a_bad_file_is_one_line_that_names_the_value(changes: list[Change], comp
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_from_before_slowdowns_were_measured_has_none() -> None:
+    plain = json.loads(DEFAULT_FILE.read_text())
+    del plain["network"]["slowdown"]
+    assert loads(json.dumps(plain), "a file").network.slowdown == (1.0,)
+
+
 def test_a_missing_key_is_named() -> None:
     plain = json.loads(DEFAULT_FILE.read_text())
     del plain["network"]["serve_s"]

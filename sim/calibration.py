@@ -74,6 +74,7 @@ class Calibration:
             one_way_s=median(network.busy_round_trip_s) / 2,
             serve_s=network.serve_s,
             slowdown=network.slowdown,
+            met_slowdown=network.met_slowdown,
             deliver_s=network.deliver_s,
         )
 
@@ -97,7 +98,11 @@ class Calibration:
     def without_chance(self) -> Calibration:
         """With transfers that all take what the median of them does: the best guess for each."""
         network = self.measured.network
-        median_only = replace(network, slowdown=(median(network.slowdown),))
+        median_only = replace(
+            network,
+            slowdown=(median(network.slowdown),),
+            met_slowdown=(median(network.met_slowdown),),
+        )
         return replace(self, measured=replace(self.measured, network=median_only))
 
     def overhead(self) -> Overhead:

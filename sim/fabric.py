@@ -151,7 +151,7 @@ class Fabric:
         pulling.started_at = transfer.pull.offset if resumed else 0
         pulling.wait_s = self._clock.now - pulling.asked_s
         ends = list(accumulate(size for _, size in transfer.layers))
-        pulling.slowdown = self._slowdown()
+        pulling.slowdown = self._slowdown(pulling)
         marks = [(end - pulling.started_at) * pulling.slowdown for end in ends]
         if self.passage is not on_time:
             self._begin(pulling, marks, lambda index: self._layer_sent(pulling, index))
@@ -220,10 +220,18 @@ class Fabric:
         self._count(pulling.server, pulling.puller, kind)
         pulling.puller.handle(Progress(message.id, message.bytes, 1))
 
-    def _slowdown(self) -> float:
+    def _slowdown(self, pulling: Pulling) -> float:
         """Of the pull that begins now."""
-        likely = self._timing.slowdown
+        timing = self._timing
+        likely = timing.slowdown
+        if timing.met_slowdown != likely and self._is_met(pulling):
+            likely = timing.met_slowdown
         return likely[0] if len(likely) == 1 else self._draws.pick(likely)
+
+    def _is_met(self, pulling: Pulling) -> bool:
+        """Whether its server pulls from its puller, too."""
+        of_server = self._waiting[pulling.server.index].values()
+        return any(p.server is pulling.puller and p.flow is not None for p in of_server)
 
     # --- progress ---
 

@@ -229,8 +229,12 @@ def _delays(point: Point, timing: Timing) -> Timing:
         timing = recorded_delays(point.of, timing)
     if point.net == "trace":
         # Until the core heard of the last byte: a recorded transfer contains all that.
-        return replace(timing, deliver_s=0.0, slowdown=(1.0,))
-    return timing if _has_overhead(point) else replace(timing, one_way_s=0.0, slowdown=(1.0,))
+        return replace(timing, deliver_s=0.0, slowdown=(1.0,), met_slowdown=(1.0,))
+    return (
+        timing
+        if _has_overhead(point)
+        else replace(timing, one_way_s=0.0, slowdown=(1.0,), met_slowdown=(1.0,))
+    )
 
 
 def network_of(point: Point, clock: Clock) -> Network:

@@ -15,6 +15,8 @@ class Timing:
     """From a pull's arrival to its first byte."""
     slowdown: tuple[float, ...] = (1.0,)
     """How many times longer than at its rate a pull takes: equally likely, drawn for each."""
+    met_slowdown: tuple[float, ...] = (1.0,)
+    """The same of a pull that begins while its server pulls from its puller."""
     deliver_s: float = 0.0
     """From a layer's last byte to the core hearing of it."""
     mix_s: float = 0.0

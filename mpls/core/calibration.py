@@ -107,7 +107,10 @@ class Network:
     """What passes at once after idleness."""
     slowdown: Sample = (1.0,)
     """How many times longer than at the link's rate a pull takes, with all that gets in its way.
-    Only a live run knows it; a file may leave it out."""
+    Only a live run knows this and the next; a file may leave them out."""
+    met_slowdown: Sample = (1.0,)
+    """The same of a pull that begins while another goes the other way, in whose queues its request
+    waits."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,7 @@ def _demand_sound(measured: Measured, source: str) -> None:
     _demand_sample(network.round_trip_s, f"{source}: network: round_trip_s")
     _demand_sample(network.busy_round_trip_s, f"{source}: network: busy_round_trip_s")
     _demand_sample(network.slowdown, f"{source}: network: slowdown")
+    _demand_sample(network.met_slowdown, f"{source}: network: met_slowdown")
     for name in ("bandwidth_Bps", "paced_Bps", "payload_share", "duplex_ratio"):
         if getattr(network, name) == 0:
             raise BadInput(f"{source}: network: {name}: 0 must be above 0")

@@ -5,7 +5,6 @@ Not from the run that is judged with it: `sim.compare.cli` refuses that.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,8 +16,10 @@ from mpls.core.calibration import Affine, Measured, ModelCost, Network, Sample, 
 from mpls.core.links import link_rate_Bps
 from mpls.errors import BadInput
 from sim.calibration import Calibration
+from sim.compare.course import Run
+from sim.compare.pulls import Pull, is_met, live_pulls
 from sim.compare.statistics import quantile
-from sim.recorded import RecordedRun, Transfer
+from sim.recorded import RecordedRun
 
 TWENTIETHS = 20
 LEAST_BYTES = 100_000
@@ -28,13 +29,13 @@ LEAST_PULLS = 8
 FASTEST = 0.1
 """This share of a link's pulls was not slowed down by anything."""
 LEAST_S = 1e-6
-MovingS = Callable[[Transfer], float]
+MovingS = Callable[[Pull], float]
 """Seconds in which a transfer's bytes moved."""
 
 
-def calibration_of(run: RecordedRun, otherwise: Calibration) -> Calibration:
+def calibration_of(of: Run, otherwise: Calibration) -> Calibration:
     """What the run tells, and `otherwise` for the rest. Raises BadInput where it has no step."""
-    measured = otherwise.measured
+    run, measured = of.recorded, otherwise.measured
     name = run.config.model.name
     others = tuple(model for model in measured.models if model.name != name)
     known = next((model for model in measured.models if model.name == name), None)
@@ -44,7 +45,7 @@ def calibration_of(run: RecordedRun, otherwise: Calibration) -> Calibration:
             (*others, _model(run, known)),
             _constant([s for w in run.workers for s in w.mix_s], measured.mix),
             _constant([s for w in run.workers for s in w.publish_s], measured.publish),
-            _network(run, measured.network),
+            _network(of, measured.network),
         ),
         run.place,
     )
@@ -71,62 +72,67 @@ def _model(run: RecordedRun, known: ModelCost | None) -> ModelCost:
     )
 
 
-def _network(run: RecordedRun, otherwise: Network) -> Network:
-    round_trips_s = [s for worker in run.workers for s in worker.round_trips_s]
-    waits_s = [one.wait_s for worker in run.workers for one in worker.transfers if one.whole]
+def _network(run: Run, otherwise: Network) -> Network:
+    round_trips_s = [s for worker in run.recorded.workers for s in worker.round_trips_s]
+    pulls = live_pulls(run)
+    waits_s = [pull.wait_s for pull in pulls if pull.whole]
     trips = _alone(round_trips_s) if round_trips_s else otherwise.busy_round_trip_s
     moving_s = partial(_moving_s, one_way_s=median(trips) / 2)
     return replace(
         otherwise,
         busy_round_trip_s=trips,
         serve_s=median(waits_s) if waits_s else otherwise.serve_s,
-        payload_share=_payload_share(run, moving_s, otherwise.payload_share),
-        slowdown=_slowdown(run, moving_s) or otherwise.slowdown,
+        payload_share=_payload_share(run.recorded, pulls, moving_s, otherwise.payload_share),
+        slowdown=_slowdown(pulls, moving_s, False) or otherwise.slowdown,
+        met_slowdown=_slowdown(pulls, moving_s, True) or otherwise.met_slowdown,
     )
 
 
 def _alone(round_trips_s: Sequence[float]) -> Sample:
-    """The quickest quarter: the others waited behind a transfer, and that a transfer is in the way
-    is a slowdown of pulls, too."""
+    """The quickest quarter: the others waited behind a transfer. Of pulls that do, this is a
+    slowdown."""
     ordered = sorted(round_trips_s)
     return twentieths(ordered[: max(1, len(ordered) // 4)])
 
 
-def _moving_s(one: Transfer, one_way_s: float) -> float:
-    return max(LEAST_S, one.seconds - one.wait_s - one_way_s)
+def _moving_s(pull: Pull, one_way_s: float) -> float:
+    return max(LEAST_S, pull.live_s - pull.wait_s - one_way_s)
 
 
-def _slowdown(run: RecordedRun, moving_s: MovingS) -> Sample:
-    """Of each pull against the fastest of its link, which moved at the link's rate."""
-    slower: list[float] = []
-    for worker in run.workers:
-        of_peer = defaultdict(list)
-        for one in _telling(worker.transfers):
-            of_peer[one.peer].append(moving_s(one) / one.bytes)
-        for paces in of_peer.values():
-            if len(paces) >= LEAST_PULLS:
-                fastest = quantile(paces, FASTEST)
-                slower += [max(1.0, pace / fastest) for pace in paces]
+def _slowdown(pulls: Sequence[Pull], moving_s: MovingS, met: bool) -> Sample:
+    """Of those that were met by a transfer when they began, or were not: their times for each byte
+    against that of the fastest of their link, which moved at its rate."""
+    telling, slower = _telling(pulls), list[float]()
+    for link in {(pull.src, pull.dst) for pull in telling}:
+        of_link = [pull for pull in telling if (pull.src, pull.dst) == link]
+        if len(of_link) < LEAST_PULLS:
+            continue
+        fastest = quantile([moving_s(pull) / pull.bytes for pull in of_link], FASTEST)
+        slower += [
+            max(1.0, moving_s(pull) / pull.bytes / fastest)
+            for pull in of_link
+            if is_met(pull, pulls) == met
+        ]
     return twentieths(slower) if slower else ()
 
 
-def _payload_share(run: RecordedRun, moving_s: MovingS, otherwise: float) -> float:
+def _payload_share(
+    run: RecordedRun, pulls: Sequence[Pull], moving_s: MovingS, otherwise: float
+) -> float:
     """What the fastest transfers got of their paced link, where links were paced."""
     rates = run.config.network.emulate
     if rates is None:
         return otherwise
-    ids = {worker.spec.name: index for index, worker in enumerate(run.workers)}
-    shares = []
-    for puller, worker in enumerate(run.workers):
-        for one in _telling(worker.transfers):
-            link = (ids[one.peer], puller)
-            nominal_Bps = link_rate_Bps(rates, link, run.config.cluster.seed)
-            shares.append(one.bytes / moving_s(one) / nominal_Bps)
+    seed = run.config.cluster.seed
+    shares = [
+        pull.bytes / moving_s(pull) / link_rate_Bps(rates, (pull.src, pull.dst), seed)
+        for pull in _telling(pulls)
+    ]
     return min(1.0, quantile(shares, 1 - FASTEST)) if shares else otherwise
 
 
-def _telling(transfers: Sequence[Transfer]) -> list[Transfer]:
-    return [one for one in transfers if one.whole and one.bytes >= LEAST_BYTES]
+def _telling(pulls: Sequence[Pull]) -> list[Pull]:
+    return [pull for pull in pulls if pull.whole and pull.bytes >= LEAST_BYTES]
 
 
 def _constant(seconds: Sequence[float], otherwise: Affine) -> Affine:

@@ -100,11 +100,12 @@ def _calibrated(given: Path | None, runs: Sequence[Path], say: Callable[[str], N
     """From a file, or from a run that is not judged."""
     from sim import calibration
     from sim.compare.calibrate import calibration_of
+    from sim.compare.course import read_course
     from sim.recorded import read_run
 
     if given is not None and given.is_dir():
-        run = read_run(given)
-        if any(run.sha256 == read_run(folder).sha256 for folder in runs):
+        run = read_course(given)
+        if any(run.recorded.sha256 == read_run(folder).sha256 for folder in runs):
             raise BadInput(
                 f"--calibration {given}: this run is judged, too; calibrate with another one"
             )

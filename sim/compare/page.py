@@ -12,7 +12,7 @@ from mpls.core.trace import Record
 from sim.compare.course import Run, mean_accuracies
 from sim.compare.decisions import Decisions
 from sim.compare.metrics import Metric
-from sim.compare.predict import Pull
+from sim.compare.pulls import Pull
 from sim.compare.statistics import kolmogorov_smirnov
 
 if TYPE_CHECKING:

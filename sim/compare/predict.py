@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,29 +14,10 @@ from mpls.core.trace import Record
 from sim.calibration import Calibration
 from sim.clock import Clock
 from sim.compare.course import Run, read_course
+from sim.compare.pulls import Pull, is_met, live_pulls
 from sim.point import Point, network_of, simulate
 from sim.twin import Twin
 from sim.variation import NONE, Variation
-
-
-@dataclass(frozen=True)
-class Pull:
-    """A transfer as it was and as the twin has it."""
-
-    src: int
-    dst: int
-    start_s: float
-    """Since the run began."""
-    bytes: int
-    whole: bool
-    """Whether all that was asked for came."""
-    live_s: float
-    simulated_s: float = 0.0
-
-    @property
-    def error(self) -> float:
-        """Of the simulated time, as a share of the live one."""
-        return self.simulated_s / self.live_s - 1
 
 
 def by_itself(run: Run, calibration: Calibration, jobs: int, vary: Variation = NONE) -> Run:
@@ -60,27 +41,21 @@ def pulls_again(run: Run, calibration: Calibration, vary: Variation = NONE) -> l
     clock = Clock()
     network = network_of(Point(run.recorded.config, calibration, vary=vary), clock)
     timing, again = calibration.without_chance().delays(), list[Pull]()
+    pulls = live_pulls(run)
 
     def begin(pull: Pull) -> None:
-        size = pull.bytes * timing.slowdown[0]
+        (slowdown,) = timing.met_slowdown if is_met(pull, pulls) else timing.slowdown
+        size = pull.bytes * slowdown
         network.start(pull.src, pull.dst, [size], lambda _: end(pull))
 
     def end(pull: Pull) -> None:
         seconds = clock.now + timing.deliver_s - pull.start_s
         again.append(replace(pull, simulated_s=seconds))
 
-    for pull in _live_pulls(run):
+    for pull in pulls:
         clock.at(pull.start_s + timing.one_way_s + timing.serve_s, partial(begin, pull))
     clock.run()
     return sorted((pull for pull in again if pull.whole), key=lambda pull: pull.start_s)
-
-
-def _live_pulls(run: Run) -> Iterator[Pull]:
-    ids = {worker.spec.name: index for index, worker in enumerate(run.recorded.workers)}
-    for dst, (worker, offset_s) in enumerate(zip(run.recorded.workers, run.offsets_s)):
-        for one in worker.transfers:
-            start_s = one.start_s + offset_s
-            yield Pull(ids[one.peer], dst, start_s, one.bytes, one.whole, one.seconds)
 
 
 class RecordedPlans:

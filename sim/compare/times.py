@@ -8,7 +8,7 @@ from statistics import median
 
 from sim.compare.course import Run
 from sim.compare.metrics import Metric, at_most, unknown
-from sim.compare.predict import Pull
+from sim.compare.pulls import Pull
 from sim.compare.statistics import kolmogorov_smirnov, quantile
 
 LEAST_BYTES = 1_000_000

@@ -169,20 +169,20 @@ def test_a_calibration_from_another_run_is_as_good_as_the_one_it_was_made_with(
 ) -> None:
     known = slower(calibration.load(), 1.5)
     other, run = (simulated(tmp_path / str(seed), known, seed) for seed in (2, 1))
-    mean = judged(run, calibration_of(other.recorded, calibration.load()))[0]
+    mean = judged(run, calibration_of(other, calibration.load()))[0]
     assert mean.verdict == "ok", mean
 
 
 def slowed(of: Calibration, *factors: float) -> Calibration:
     """Pulls take that many times as long, each as likely."""
-    network = replace(of.measured.network, slowdown=factors)
+    network = replace(of.measured.network, slowdown=factors, met_slowdown=factors)
     return Calibration(replace(of.measured, network=network), "slowed")
 
 
 def test_how_much_pulls_were_slowed_down_is_learned_from_a_run(tmp_path: Path) -> None:
     known = slowed(calibration.load(), 1.0, 1.5)
     lossy, smooth = (
-        calibration_of(simulated(tmp_path / name, of, training={"rounds": 30}).recorded, known)
+        calibration_of(simulated(tmp_path / name, of, training={"rounds": 30}), known)
         for name, of in (("lossy", known), ("smooth", calibration.load()))
     )
     values = lossy.measured.network.slowdown

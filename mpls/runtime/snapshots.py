@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,10 @@ class SnapshotPool:
     def __init__(self, size: int, dtype: np.dtype[Any]) -> None:
         self._size = size
         self._dtype = dtype
-        self._free: list[FloatArray] = []
+        self._free: list[memoryview] = []
+        self._lent: dict[int, tuple[weakref.ref[FloatArray], memoryview]] = {}
+        """Of each array that somebody has: what tells of its end, by that one's id."""
+        self._come_back = _returning(self._lent, self._free)
         self.made = 0
         """How many buffers exist: the most that were in use at once."""
 
@@ -42,16 +45,41 @@ class SnapshotPool:
         try:
             buffer = self._free.pop()
         except IndexError:
-            buffer = np.empty(self._size, self._dtype)
+            buffer = np.empty(self._size, self._dtype).data
             self.made += 1
-        # Not buffer.view(): what is cut from that refers to the buffer, and no longer to the view.
-        view: FloatArray = np.frombuffer(buffer.data, self._dtype)
-        weakref.finalize(view, self._free.append, buffer).atexit = False
+        # Not a view of an array: what is cut from that refers to the array, no longer to the view.
+        view: FloatArray = np.frombuffer(buffer, self._dtype)
+        # weakref.finalize would do the same, in twice the time of copying a small model.
+        ending = weakref.ref(view, self._come_back)
+        self._lent[id(ending)] = ending, buffer
         return view
+
+
+def _returning(
+    lent: dict[int, tuple[weakref.ref[FloatArray], memoryview]], free: list[memoryview]
+) -> Callable[[weakref.ref[FloatArray]], None]:
+    """What is called when an array is gone. It knows the lists and not the pool: no circle."""
+
+    def come_back(ending: weakref.ref[FloatArray]) -> None:
+        free.append(lent.pop(id(ending))[1])
+
+    return come_back
 
 
 class Snapshot:
     """One version of a worker's weights."""
+
+    __slots__ = (
+        "__weakref__",
+        "_bytes",
+        "_distances",
+        "_spans",
+        "_sums",
+        "flat",
+        "path",
+        "round",
+        "version",
+    )
 
     def __init__(
         self,
@@ -61,18 +89,20 @@ class Snapshot:
         spans: Spans,
         path: Vector = (),
     ) -> None:
-        flat.flags.writeable = False
+        flat.setflags(write=False)
         self.flat = flat
         self.version = version
         self.round = round_number
         self.path = path
         self._spans = spans
-        self._bytes = memoryview(flat).cast("B")  # type: ignore[arg-type]
+        self._bytes: memoryview | None = None
         self._sums: dict[str, int] = {}
         self._distances: dict[int, Vector] = {}
 
     def layer(self, name: str) -> memoryview:
         """The layer's wire bytes; keeps the buffer alive as long as it exists."""
+        if self._bytes is None:
+            self._bytes = memoryview(self.flat).cast("B")  # type: ignore[arg-type]
         start, stop = self._spans[name]
         return self._bytes[start:stop]
 
@@ -119,7 +149,8 @@ class SnapshotStore:
         path = self._path(before, flat) if keep_path else ()
         snapshot = Snapshot(flat, version, round_number, self._spans, path)
         self._latest = snapshot
-        self._published.set()
+        if before is None:
+            self._published.set()
         return snapshot
 
     def newest(self) -> Snapshot | None:

@@ -24,7 +24,7 @@ from sim.recorded import RecordedRun
 TWENTIETHS = 20
 LEAST_BYTES = 100_000
 """Transfers of fewer bytes say little about rates."""
-LEAST_PULLS = 8
+LEAST_PULLS = 5
 """Fewer pulls from a peer do not say how fast its link is."""
 FASTEST = 0.1
 """This share of a link's pulls was not slowed down by anything."""

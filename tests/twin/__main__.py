@@ -1,7 +1,7 @@
 """`make twin-check` and `make twin-study`: live runs in network namespaces, held against the twin.
 
     python -m tests.twin check [--out FOLDER]     one setting, three repeats: some minutes
-    python -m tests.twin study [--out FOLDER]     all settings of docs/twin.md: about half an hour
+    python -m tests.twin study [--out FOLDER]     all settings of docs/twin.md: about 45 minutes
 
 Each model is calibrated with one run of its own, with another seed, bandwidth and strategy, which
 is not judged. Exit 1 where a goal is missed. Needs root; without it says so and exits 0.
@@ -24,7 +24,7 @@ from tests.twin.rig import Setting, live_run
 CALIBRATED = {
     "small": Setting("small", "8MB", "gossip", rounds=60),
     "medium": Setting("medium", "8MB", "gossip", rounds=30),
-    "large": Setting("large", "8MB", "gossip", rounds=8),
+    "large": Setting("large", "8MB", "gossip", rounds=16),
 }
 CALIBRATION_SEED = 99
 CHECK = [(Setting("medium"), 3)]

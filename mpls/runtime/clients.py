@@ -21,6 +21,13 @@ from mpls.wire import CREDIT_LIMIT_BYTES, ChunkPlan, Outgoing
 
 PULLS_LIMIT = 4
 """Pulls and probes of one connection that are known at once."""
+COPIED_BYTES = 256 * 1024
+"""Chunks up to this size are copied into ZeroMQ's queue. To hand over larger ones as they lie in
+memory is faster, but each then wakes one more thread of Python when it has left, which costs the
+training more than the copy."""
+COPIES_LIMIT_BYTES = 2**20
+"""Of what is copied for a connection, so much at most is not surely read: nothing else tells when
+ZeroMQ has handed it on."""
 
 
 class Sending:
@@ -37,6 +44,8 @@ class Sending:
 
         self.last_sent: zmq.MessageTracker | None = None
         """Tells when ZeroMQ has handed on the last chunk that it got."""
+        self.copied_until = 0
+        """How much had been copied for its connection when its last chunk was sent."""
 
     def reserved_bytes(self) -> int:
         """The most that will be in flight for it from now on."""
@@ -72,6 +81,9 @@ class Client:
     has_left: bool = False
     waits: bool = False
     """Something could leave, were there not so much in ZeroMQ's queue for which no credit comes."""
+    _copied_bytes: int = 0
+    """Chunks that ZeroMQ got as copies, all together; and how much of that was surely read."""
+    _read_bytes: int = 0
     _queued: list[tuple[int, zmq.MessageTracker]] = field(default_factory=list)
     """Bytes of that, and what tells when ZeroMQ has handed them on."""
 
@@ -90,15 +102,28 @@ class Client:
         self.sendings.clear()
         self.probes.clear()
 
-    def note_sent(self, message: Leaving, sent: zmq.MessageTracker | None) -> None:
-        """ZeroMQ has it now, and `sent` tells when it has handed it on."""
+    def note_sent(self, message: Leaving, sent: zmq.MessageTracker | None, copied: bool) -> None:
+        """ZeroMQ has it now, and `sent` tells when it has handed it on, unless it is a copy."""
+        sending = message.sending
+        self._copied_bytes += message.data_bytes if copied else 0
+        if sending is not None:
+            sending.copied_until = self._copied_bytes
         if sent is None or sent.done:
             return
-        sending = message.sending
         if sending is not None and sending in self.sendings:
             sending.last_sent = sent
         else:
             self._queue(message.data_bytes, sent)
+
+    def may_copy(self, message: Leaving) -> bool:
+        """Whether this one may be copied into ZeroMQ's queue."""
+        unread_bytes = self._copied_bytes - self._read_bytes
+        small = message.data_bytes <= COPIED_BYTES
+        return small and unread_bytes + message.data_bytes <= COPIES_LIMIT_BYTES
+
+    def note_read(self, sending: Sending) -> None:
+        """All of a pull was confirmed, and so was read whatever was sent before its end."""
+        self._read_bytes = max(self._read_bytes, sending.copied_until)
 
     def next_probe(self) -> protocol.ProbeData | None:
         """The probe whose turn it is, once the one before has left."""

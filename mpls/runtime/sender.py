@@ -85,9 +85,10 @@ class Sender:
 
     def _send(self, client: Client, leaving: Leaving) -> bool:
         frames = [client.route, *leaving.frames]
+        copy = leaving.kind == "chunk" and client.may_copy(leaving)
         try:
             sent = self._socket.send_multipart(
-                frames, zmq.NOBLOCK, copy=False, track=leaving.data_bytes > 0
+                frames, zmq.NOBLOCK, copy=copy, track=leaving.data_bytes > 0 and not copy
             )
         except zmq.Again:
             return False
@@ -97,5 +98,5 @@ class Sender:
             client.leave()
         else:
             self.sent.count(client.name, leaving.kind, sum(map(len, leaving.frames)))
-            client.note_sent(leaving, sent)
+            client.note_sent(leaving, sent, copy)
         return True

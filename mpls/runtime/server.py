@@ -290,6 +290,7 @@ class Server(OwnedByThread):
         sending.heard_s = self._clock.now()
         if sending.outgoing.confirmed:
             self._serving.confirm(client.name, sending.snapshot)
+            client.note_read(sending)
             client.end(sending)
             return True
         return request.bytes >= CHUNK_LEAST_BYTES

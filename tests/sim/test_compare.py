@@ -192,6 +192,16 @@ def test_how_much_pulls_were_slowed_down_is_learned_from_a_run(tmp_path: Path) -
     assert smooth.measured.network.slowdown == pytest.approx([1.0] * 20, abs=0.01)
 
 
+def test_only_pulls_that_are_met_by_another_are_slowed_down_by_it(tmp_path: Path) -> None:
+    known = calibration.load()
+    network = replace(known.measured.network, met_slowdown=(2.0,))
+    known = Calibration(replace(known.measured, network=network), "met")
+    run = simulated(tmp_path, known, training={"rounds": 30})
+    learned_of = calibration_of(run, known).measured.network
+    assert max(learned_of.slowdown) < 1.1
+    assert learned_of.met_slowdown == pytest.approx([2.0] * len(learned_of.met_slowdown), abs=0.1)
+
+
 def test_what_chance_does_to_each_pull_is_not_guessed(tmp_path: Path) -> None:
     known = slowed(calibration.load(), 1.0, 1.2, 2.0)
     run = simulated(tmp_path, known)

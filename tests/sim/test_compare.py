@@ -118,6 +118,20 @@ def test_a_tampered_event_makes_the_replay_differ(copy: Path) -> None:
     assert f"{worker} differs first at" in metric.note
 
 
+def taken_again(record: dict[str, Any]) -> bool:
+    """The trainer takes an update that nobody has handed to it: two would be under way next."""
+    if record.get("event", {}).get("is") != "UpdateTaken":
+        return False
+    record["event"]["round"] += 1
+    return True
+
+
+def test_an_event_that_the_core_objects_to_is_a_difference_too(copy: Path) -> None:
+    tamper(copy, taken_again)
+    found = exact.decisions_of([read_course(copy)])
+    assert exact.decision_replay(found).verdict == "missed"
+
+
 def test_one_byte_more_on_the_wire_is_noticed(copy: Path) -> None:
     tamper(copy, more_bytes)
     metric = exact.payload_bytes(exact.payloads_of([read_course(copy)]))[0]

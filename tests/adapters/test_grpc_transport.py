@@ -344,8 +344,10 @@ def test_a_server_that_goes_away_fails_what_it_was_asked() -> None:
     with GrpcPullerOf(never) as puller:
         puller.send(protocol.Pull(puller.new_id(), ("conv",), 0, 0, 1))
         puller.stop_server()
-        gate.open()
-        [event] = puller.events(bool, "the failure")
+        try:
+            [event] = puller.events(bool, "the failure")
+        finally:
+            gate.open()
         assert isinstance(event, RequestFailed)
         assert event.reason in ("unreachable", "disconnected")
 

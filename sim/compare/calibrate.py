@@ -5,6 +5,7 @@ Not from the run that is judged with it: `sim.compare.cli` refuses that.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ from mpls.core.links import link_rate_Bps
 from mpls.errors import BadInput
 from sim.calibration import Calibration
 from sim.compare.course import Run
-from sim.compare.pulls import Pull, is_met, live_pulls
+from sim.compare.pulls import Pull, are_met, live_pulls
 from sim.compare.statistics import quantile
 from sim.recorded import RecordedRun
 
@@ -102,17 +103,16 @@ def _moving_s(pull: Pull, one_way_s: float) -> float:
 def _slowdown(pulls: Sequence[Pull], moving_s: MovingS, met: bool) -> Sample:
     """Of those that were met by a transfer when they began, or were not: their times for each byte
     against that of the fastest of their link, which moved at its rate."""
-    telling, slower = _telling(pulls), list[float]()
-    for link in {(pull.src, pull.dst) for pull in telling}:
-        of_link = [pull for pull in telling if (pull.src, pull.dst) == link]
-        if len(of_link) < LEAST_PULLS:
+    of_links: dict[tuple[int, int], list[tuple[float, bool]]] = defaultdict(list)
+    for pull, was_met in zip(pulls, are_met(pulls)):
+        if _tells(pull):
+            of_links[pull.src, pull.dst].append((moving_s(pull) / pull.bytes, was_met))
+    slower = list[float]()
+    for paces in of_links.values():
+        if len(paces) < LEAST_PULLS:
             continue
-        fastest = quantile([moving_s(pull) / pull.bytes for pull in of_link], FASTEST)
-        slower += [
-            max(1.0, moving_s(pull) / pull.bytes / fastest)
-            for pull in of_link
-            if is_met(pull, pulls) == met
-        ]
+        fastest = quantile([pace for pace, _ in paces], FASTEST)
+        slower += [max(1.0, pace / fastest) for pace, was_met in paces if was_met == met]
     return twentieths(slower) if slower else ()
 
 
@@ -126,13 +126,15 @@ def _payload_share(
     seed = run.config.cluster.seed
     shares = [
         pull.bytes / moving_s(pull) / link_rate_Bps(rates, (pull.src, pull.dst), seed)
-        for pull in _telling(pulls)
+        for pull in pulls
+        if _tells(pull)
     ]
     return min(1.0, quantile(shares, 1 - FASTEST)) if shares else otherwise
 
 
-def _telling(pulls: Sequence[Pull]) -> list[Pull]:
-    return [pull for pull in pulls if pull.whole and pull.bytes >= LEAST_BYTES]
+def _tells(pull: Pull) -> bool:
+    """Of a rate."""
+    return pull.whole and pull.bytes >= LEAST_BYTES
 
 
 def _constant(seconds: Sequence[float], otherwise: Affine) -> Affine:

@@ -14,7 +14,7 @@ from mpls.core.trace import Record
 from sim.calibration import Calibration
 from sim.clock import Clock
 from sim.compare.course import Run, read_course
-from sim.compare.pulls import Pull, is_met, live_pulls
+from sim.compare.pulls import Pull, are_met, live_pulls
 from sim.point import Point, network_of, simulate
 from sim.twin import Twin
 from sim.variation import NONE, Variation
@@ -43,8 +43,8 @@ def pulls_again(run: Run, calibration: Calibration, vary: Variation = NONE) -> l
     timing, again = calibration.without_chance().delays(), list[Pull]()
     pulls = live_pulls(run)
 
-    def begin(pull: Pull) -> None:
-        (slowdown,) = timing.met_slowdown if is_met(pull, pulls) else timing.slowdown
+    def begin(pull: Pull, is_met: bool) -> None:
+        (slowdown,) = timing.met_slowdown if is_met else timing.slowdown
         size = pull.bytes * slowdown
         network.start(pull.src, pull.dst, [size], lambda _: end(pull))
 
@@ -52,8 +52,8 @@ def pulls_again(run: Run, calibration: Calibration, vary: Variation = NONE) -> l
         seconds = clock.now + timing.deliver_s - pull.start_s
         again.append(replace(pull, simulated_s=seconds))
 
-    for pull in pulls:
-        clock.at(pull.start_s + timing.one_way_s + timing.serve_s, partial(begin, pull))
+    for pull, is_met in zip(pulls, are_met(pulls)):
+        clock.at(pull.start_s + timing.one_way_s + timing.serve_s, partial(begin, pull, is_met))
     clock.run()
     return sorted((pull for pull in again if pull.whole), key=lambda pull: pull.start_s)
 

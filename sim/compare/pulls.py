@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,10 +50,20 @@ def live_pulls(run: Run) -> list[Pull]:
     ]
 
 
-def is_met(pull: Pull, pulls: Sequence[Pull]) -> bool:
-    """Whether another one was going the other way when it began, which its request had to pass."""
-    return any(
-        (other.src, other.dst) == (pull.dst, pull.src)
-        and other.start_s <= pull.start_s < other.start_s + other.live_s
-        for other in pulls
-    )
+def are_met(pulls: Sequence[Pull]) -> list[bool]:
+    """Of each, whether another one was going the other way when it began, which its request had to
+    pass."""
+    begun: dict[tuple[int, int], list[float]] = defaultdict(list)
+    busy_until: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for pull in sorted(pulls, key=lambda pull: pull.start_s):
+        pair = pull.src, pull.dst
+        begun[pair].append(pull.start_s)
+        ends = busy_until[pair]
+        ends.append(max(pull.start_s + pull.live_s, ends[-1] if ends else 0.0))
+
+    def met(pull: Pull) -> bool:
+        back = pull.dst, pull.src
+        before = bisect_right(begun[back], pull.start_s)
+        return before > 0 and busy_until[back][before - 1] > pull.start_s
+
+    return [met(pull) for pull in pulls]

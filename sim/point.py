@@ -227,14 +227,12 @@ def _delays(point: Point, timing: Timing) -> Timing:
     """`timing` with the delays of messages as the network model has them."""
     if point.of is not None:
         timing = recorded_delays(point.of, timing)
+    # A network model without overhead has none of what slows a pull down either.
+    plain = replace(timing, slowdown=(1.0,), met_slowdown=(1.0,))
     if point.net == "trace":
         # Until the core heard of the last byte: a recorded transfer contains all that.
-        return replace(timing, deliver_s=0.0, slowdown=(1.0,), met_slowdown=(1.0,))
-    return (
-        timing
-        if _has_overhead(point)
-        else replace(timing, one_way_s=0.0, slowdown=(1.0,), met_slowdown=(1.0,))
-    )
+        return replace(plain, deliver_s=0.0)
+    return timing if _has_overhead(point) else replace(plain, one_way_s=0.0)
 
 
 def network_of(point: Point, clock: Clock) -> Network:

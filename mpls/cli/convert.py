@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from mpls.cli.old_files import TOPOLOGIES, OldFederation, read_federation
+from mpls.cli.options import write_or_print
 from mpls.config import ClusterConfig, builtin, changed, dumps
 from mpls.errors import BadInput, shown
 
@@ -56,7 +57,7 @@ def command(files: tuple[Path, ...], output: Path | None, transport: str, force:
     if output is not None and output.exists() and not force:
         raise BadInput(f"{output}: exists already; --force overwrites it")
     config, fates = convert(read_federation(files), transport, str(files[0]))
-    _write(output, f"# Written by `mpls convert`.\n\n{dumps(config)}")
+    write_or_print(output, f"# Written by `mpls convert`.\n\n{dumps(config)}")
     width = max(len(fate.old) for fate in fates)
     for fate in fates:
         click.echo(f"{fate.old:<{width}}  {shown(fate.value)}  {fate.became}", err=True)
@@ -181,14 +182,3 @@ def _remarks(config: ClusterConfig) -> Iterator[str]:
         )
     elif config.security() == "curve":
         yield "links off loopback are encrypted: `mpls keys` makes the keys"
-
-
-def _write(path: Path | None, text: str) -> None:
-    if path is None:
-        click.echo(text, nl=False)
-        return
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written: {error.strerror}") from None
-    click.echo(f"wrote {path}", err=True)

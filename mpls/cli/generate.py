@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mpls.cli.options import write_or_print
 from mpls.config import ClusterConfig, builtin, changed, dumps
 from mpls.config.tables import DATASETS, MODELS, PARTITIONS
 from mpls.core.settings import STRATEGIES
@@ -97,7 +98,7 @@ def command(output: Path | None, split: bool, force: bool, **flags: Any) -> None
         if path is not None and path.exists() and not force:
             raise BadInput(f"{path}: exists already; --force overwrites it")
     for path, text in files:
-        _write(path, text)
+        write_or_print(path, text)
     _remark(config)
 
 
@@ -163,17 +164,6 @@ def _files(
         comment = f"# For worker {worker.id}, which listens at {worker.address}. Run there:"
         files.append((path, f"{comment}\n#   {command}\n\n{text}"))
     return files
-
-
-def _write(path: Path | None, text: str) -> None:
-    if path is None:
-        click.echo(text, nl=False)
-        return
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written: {error.strerror}") from None
-    click.echo(f"wrote {path}", err=True)
 
 
 def _remark(config: ClusterConfig) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpls.cli.options import calibration_option
+
 if TYPE_CHECKING:
     from mpls.report.progress import WorkerProgress
     from mpls.runtime.federation import Federation
@@ -29,13 +31,7 @@ PIPED_COLUMNS = 160
 @click.option("--rounds", type=int, help="Instead of the file's [training] rounds.")
 @click.option("--seed", type=int, help="Instead of the file's [cluster] seed.")
 @click.option("--out", help="Folder for runs, instead of the file's [cluster] out.")
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Of `mpls calibrate`, kept with the run for `python -m sim compare`.  [default: "
-    "calibration.json here, if it is of this machine]",
-)
+@calibration_option
 @click.option("--json", "as_json", is_flag=True, help="Print only the summary, as JSON.")
 def command(
     cluster: Path | None, calibration: Path | None, as_json: bool, **overrides: Any

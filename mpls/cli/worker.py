@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mpls.cli.options import calibration_option
 from mpls.errors import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -19,13 +20,7 @@ if TYPE_CHECKING:
 @click.argument("cluster", type=click.Path(path_type=Path))
 @click.option("--id", "worker_id", type=int, required=True, help="Which [[workers]] table to run.")
 @click.option("--out", type=str, help="Folder for runs, instead of the file's [cluster] out.")
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Of `mpls calibrate`, kept with the run for `python -m sim compare`.  [default: "
-    "calibration.json here, if it is of this machine]",
-)
+@calibration_option
 def command(cluster: Path, worker_id: int, out: str | None, calibration: Path | None) -> None:
     """Run one worker of CLUSTER here, until its rounds are done or it is told to stop.
 

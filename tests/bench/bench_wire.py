@@ -43,6 +43,7 @@ MEASURED_BYTES = 250_000_000
 PULLS = 400
 FAIR_S = 4.0
 PINGS = 2_000
+MIXED_PARAMETERS, MIXED_COPIES = 11_000_000, (2, 8)
 
 
 class Cell(NamedTuple):
@@ -125,6 +126,7 @@ def main() -> None:
     if options.only in (None, "training"):
         judge_training(repeats, 2.0 if options.quick else 4.0, goals)
         judge_publishing(repeats, goals)
+        judge_mixing(repeats, goals)
     for line in goals.missed:
         print(f"missed: {line}")
     print(f"load average at the end {os.getloadavg()[0]:.1f}")
@@ -305,6 +307,17 @@ def judge_publishing(repeats: int, goals: Goals) -> None:
     for parameters, limit in zip(beside_training.PUBLICATIONS, (1.3, 1.6)):
         ratios = beside_training.publishing_over_memcpy(parameters, repeats)
         goals.at_most(f"9: publishing {parameters:,} parameters / memcpy", ratios, limit)
+
+
+def judge_mixing(repeats: int, goals: Goals) -> None:
+    """Goal 10."""
+    for copies in MIXED_COPIES:
+        found = beside_training.mixing_over_memcpy(MIXED_PARAMETERS, copies, repeats)
+        ratios = found.pop("ratio")
+        parts = ", ".join(f"{name} {median(values):.1f}" for name, values in found.items())
+        print(f"\nmixing {MIXED_PARAMETERS:,} parameters of {copies} copies: {parts}")
+        name = f"10: mixing with all checks, {copies} copies, for each copy / memcpy"
+        goals.at_most(name, ratios, 2.0)
 
 
 if __name__ == "__main__":

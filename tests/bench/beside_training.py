@@ -1,4 +1,4 @@
-"""What serving and publishing cost the training beside which they run.
+"""What serving, publishing and mixing cost the training beside which they run.
 
 One process trains as a worker does, publishes its weights after every pass, and serves them; one
 process beside it pulls them not at all, at a given rate, or as fast as they come.
@@ -7,14 +7,18 @@ process beside it pulls them not at all, at a given rate, or as fast as they com
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
+from mpls.core.gate import Bar, Gate
+from mpls.core.mixing import LayerSum, Values, norm, squares_and_product
 from mpls.core.streams import Stream
 from mpls.runtime.snapshots import SnapshotStore
 from tests.bench.ends import STARTED_S, End, Offer, Span, obey
@@ -23,6 +27,7 @@ from tests.bench.rivals_mpls import Puller, model, serve_store
 RATES_Bps = {"not served": 0.0, "at 10 MB/s": 10e6, "at 15 MB/s": 15e6, "flat out": float("inf")}
 PUBLICATIONS = {11_000_000: 10, 51_000: 2_000}
 """Parameters of a model, and how often each is published for one figure."""
+NORM_CLIP = 2.0
 
 
 def steps_per_s(repeats: int, seconds: float) -> dict[str, list[tuple[float, float]]]:
@@ -110,6 +115,42 @@ def publishing_over_memcpy(parameters: int, repeats: int) -> list[float]:
         published_s, copied_s = (_median_s(call, PUBLICATIONS[parameters]) for call in calls)
         ratios.append(published_s / copied_s)
     return ratios[1:]
+
+
+def mixing_over_memcpy(parameters: int, copies: int, repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of copying the weights once, of each part of mixing them with that many copies,
+    and of all parts together for each copy over the memcpy: a figure of each repeat."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for _ in range(repeats + 1):
+        for name, value in _mixed_once(parameters, copies).items():
+            found[name].append(value)
+    return {name: values[1:] for name, values in found.items()}
+
+
+def _mixed_once(parameters: int, copies: int) -> dict[str, float]:
+    draws = np.random.default_rng(1)
+    own = draws.standard_normal(parameters, np.float32)
+    near = own + np.float32(0.01) * draws.standard_normal(parameters, np.float32)
+    heard, copied = [near.copy() for _ in range(copies)], near
+    copied_s = _median_s(lambda: np.copyto(copied, own), 5)
+    norm_s = _median_s(lambda: norm(own), 5)
+    distance_s = _median_s(lambda: squares_and_product(heard[0], own), 5)
+    all_s = _median_s(lambda: _mix(own, heard), 1)
+    return {
+        "memcpy, ms": copied_s * 1e3,
+        "own norm, ms": norm_s * 1e3,
+        "each copy's distance, ms": distance_s * 1e3,
+        "all, ms": all_s * 1e3,
+        "ratio": all_s / copies / copied_s,
+    }
+
+
+def _mix(own: Values, heard: list[Values]) -> None:
+    """As a worker does: each copy checked and added up, then the mean with its own."""
+    layer_sum, bar, gate = LayerSum(own.dtype, heard[0]), Bar(own, NORM_CLIP), Gate()
+    for number, copy in enumerate(heard):
+        bar.add(layer_sum, copy, partial(gate.allowed, f"w{number}", "layer"))
+    layer_sum.mix_into(own)
 
 
 def _median_s(call: Callable[[], object], times: int) -> float:

@@ -19,6 +19,8 @@ GAIN = 0.3
 JUMP = 0.25
 """A window further off than this share, and than three deviations, replaces the value at once; the
 second of two that are off to the same side does so however large the deviation was."""
+DOUBTED_Bps = 20_000.0
+"""Doubt ends here: the smallest chunk there is would take three seconds."""
 SPANS = 8
 """So many busy times are remembered: pulls are told when they end, so none meets older ones."""
 
@@ -64,6 +66,12 @@ class BandwidthEstimator:
             self._sharer_seconds += fresh_s * sharers
         if self._busy_s > 0 and (self._bytes >= WINDOW_BYTES or self._busy_s >= WINDOW_S):
             self._close_window(max(stretch.end_s for stretch in stretches))
+
+    def doubt(self) -> None:
+        """Nothing came for so long that the link may be slower than believed: half of the value,
+        until a window says better. (A silent link brings no bytes to measure it by.)"""
+        if self.value_Bps > DOUBTED_Bps:
+            self._begin_anew(max(DOUBTED_Bps, self.value_Bps / 2))
 
     def cautious_Bps(self) -> float:
         """Two deviations below the value, but never less than a quarter of it: what deadlines

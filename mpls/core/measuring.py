@@ -31,6 +31,8 @@ def measure_pull(worker: Beliefs, peer: Peer, ask: Pull, outcome: Outcome) -> No
     """Learn from one attempt of a pull."""
     for stretch in stretches(ask, outcome, worker.layer_bytes, peer.round_trip_s()):
         _observe(worker, peer, stretch, outcome.sharers)
+    if outcome.reason == "stalled":
+        peer.bandwidth.doubt()
 
 
 def measure_probe(worker: Beliefs, peer: Peer, outcome: Outcome) -> float:

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpls.core.bandwidth import SPANS, WINDOW_BYTES, WINDOW_S, BandwidthEstimator, Stretch
+from mpls.core.bandwidth import (
+    DOUBTED_Bps,
+    SPANS,
+    WINDOW_BYTES,
+    WINDOW_S,
+    BandwidthEstimator,
+    Stretch,
+)
 from mpls.core.streams import Stream
 
 PRIOR_Bps = 12.5e6
@@ -225,6 +232,25 @@ def test_deadlines_count_on_less_the_less_the_rate_is_known() -> None:
     assert estimator.cautious_Bps() == pytest.approx(8e6)
     steady(estimator, 10e6, windows=60, now=now)
     assert 9.99e6 < estimator.cautious_Bps() <= 10e6
+
+
+def test_doubt_halves_the_value_and_the_next_window_is_believed_at_once() -> None:
+    estimator = BandwidthEstimator(PRIOR_Bps)
+    now = steady(estimator, 10e6, windows=3)
+    estimator.doubt()
+    assert estimator.value_Bps == pytest.approx(5e6)
+    steady(estimator, 10e6, windows=1, now=now)
+    assert estimator.value_Bps == pytest.approx(10e6)
+
+
+def test_doubt_ends_before_nothing_is_left_and_never_raises_the_value() -> None:
+    estimator = BandwidthEstimator(PRIOR_Bps)
+    for _ in range(2_000):
+        estimator.doubt()
+    assert estimator.value_Bps == DOUBTED_Bps
+    slower = BandwidthEstimator(DOUBTED_Bps / 2)
+    slower.doubt()
+    assert slower.value_Bps == DOUBTED_Bps / 2
 
 
 def test_the_value_ages_from_the_end_of_the_last_window() -> None:

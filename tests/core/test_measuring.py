@@ -149,6 +149,19 @@ def test_a_rate_that_changes_in_mid_pull_is_what_is_believed_after_it() -> None:
     assert believes.peers["w1"].bandwidth.value_Bps == pytest.approx(1e5)
 
 
+@pytest.mark.parametrize(
+    ("reason", "believed_Bps"), [("stalled", 2.5e6), ("timed-out", 5e6), ("disconnected", 5e6)]
+)
+def test_a_link_on_which_a_pull_stalled_is_believed_to_be_half_as_fast(
+    reason: str, believed_Bps: float
+) -> None:
+    believes = worker()
+    peer = believes.peers["w1"]
+    peer.bandwidth.observe(0.0, 1.0, 5_000_000)
+    measure_pull(believes, peer, ASK, Outcome(reason, 1.0, 4.0))
+    assert peer.bandwidth.value_Bps == pytest.approx(believed_Bps)
+
+
 def test_pulls_of_a_round_from_two_peers_add_up_to_the_downlink_and_are_kept_apart() -> None:
     believes = worker()
     for name in ("w1", "w2"):

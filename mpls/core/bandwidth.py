@@ -19,6 +19,8 @@ GAIN = 0.3
 JUMP = 0.25
 """A window further off than this share, and than three deviations, replaces the value at once; the
 second of two that are off to the same side does so however large the deviation was."""
+CAUTION = 4
+"""A link may be so many times slower than it is believed to be."""
 DOUBTED_Bps = 20_000.0
 """Doubt ends here: the smallest chunk there is would take three seconds."""
 SPANS = 8
@@ -68,15 +70,16 @@ class BandwidthEstimator:
             self._close_window(max(stretch.end_s for stretch in stretches))
 
     def doubt(self) -> None:
-        """Nothing came for so long that the link may be slower than believed: half of the value,
-        until a window says better. (A silent link brings no bytes to measure it by.)"""
+        """Nothing came for so long that the link may be slower than believed: a quarter of the
+        value, on which deadlines counted at least, until a window says better. (A silent link
+        brings no bytes to measure it by.)"""
         if self.value_Bps > DOUBTED_Bps:
-            self._begin_anew(max(DOUBTED_Bps, self.value_Bps / 2))
+            self._begin_anew(max(DOUBTED_Bps, self.value_Bps / CAUTION))
 
     def cautious_Bps(self) -> float:
         """Two deviations below the value, but never less than a quarter of it: what deadlines
         count on."""
-        return max(self.value_Bps - 2 * sqrt(self.variance), self.value_Bps / 4)
+        return max(self.value_Bps - 2 * sqrt(self.variance), self.value_Bps / CAUTION)
 
     def age_s(self, now: float) -> float:
         """Since the last window; infinite while nothing was measured."""

@@ -234,11 +234,11 @@ def test_deadlines_count_on_less_the_less_the_rate_is_known() -> None:
     assert 9.99e6 < estimator.cautious_Bps() <= 10e6
 
 
-def test_doubt_halves_the_value_and_the_next_window_is_believed_at_once() -> None:
+def test_doubt_leaves_a_quarter_and_the_next_window_is_believed_at_once() -> None:
     estimator = BandwidthEstimator(PRIOR_Bps)
     now = steady(estimator, 10e6, windows=3)
     estimator.doubt()
-    assert estimator.value_Bps == pytest.approx(5e6)
+    assert estimator.value_Bps == pytest.approx(2.5e6)
     steady(estimator, 10e6, windows=1, now=now)
     assert estimator.value_Bps == pytest.approx(10e6)
 

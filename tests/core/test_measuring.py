@@ -150,9 +150,9 @@ def test_a_rate_that_changes_in_mid_pull_is_what_is_believed_after_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "believed_Bps"), [("stalled", 2.5e6), ("timed-out", 5e6), ("disconnected", 5e6)]
+    ("reason", "believed_Bps"), [("stalled", 1.25e6), ("timed-out", 5e6), ("disconnected", 5e6)]
 )
-def test_a_link_on_which_a_pull_stalled_is_believed_to_be_half_as_fast(
+def test_a_link_on_which_a_pull_stalled_is_believed_to_be_a_quarter_as_fast(
     reason: str, believed_Bps: float
 ) -> None:
     believes = worker()

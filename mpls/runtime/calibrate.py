@@ -27,6 +27,7 @@ from mpls.model.data import Dataset
 from mpls.model.training import Learner
 from mpls.runtime import calibrate_fits as fits
 from mpls.runtime import calibrate_training as training
+from mpls.runtime.allocator import keep_freed_memory
 from mpls.runtime.calibrate_ends import (
     FAST,
     LAYERS,
@@ -71,6 +72,7 @@ def calibrate(models: Sequence[str], effort: Effort, tell: Tell) -> Measured:
     """Measure these models, or those of the effort; `tell` hears what is measured next. Raises
     BadInput for a model that there is not."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     names = tuple(dict.fromkeys(models)) or effort.models
     images = {name: training.images_for(name) for name in names}
     with serving(FAR) as here, peer(here) as other:

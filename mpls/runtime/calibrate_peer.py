@@ -13,6 +13,7 @@ import torch
 
 from mpls.errors import RunFailed
 from mpls.model.training import Learner
+from mpls.runtime.allocator import keep_freed_memory
 from mpls.runtime.calibrate_ends import Addresses, Puller, PullingThread, paced_Bps, serving
 from mpls.runtime.calibrate_training import images_for, make_learner
 from mpls.runtime.federation import warm_up
@@ -76,6 +77,7 @@ def _live(pipe: Connection) -> None:
     """The other process's whole life. Ctrl-C is the first one's to hear."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    keep_freed_memory()
     with serving(NEAR) as addresses:
         pipe.send(addresses)
         life = _Life(pipe.recv())

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from mpls.config import ClusterConfig, load
 from mpls.errors import INTERRUPTED, MplsError
+from mpls.runtime.allocator import keep_freed_memory
 from mpls.runtime.keys import KeyFiles
 from mpls.runtime.sockets import listener_at
 
@@ -75,6 +76,7 @@ def run_worker(
         handlers=handlers,
     )
     _raise_file_limit()
+    keep_freed_memory()
     for warning in config.warnings:
         logging.getLogger("mpls").warning("%s", warning)
     worker = Worker(config, number, Place(folder, listener.detach(), parent, keys, adapter))

@@ -11,6 +11,7 @@ from mpls.core import protocol
 from mpls.core.messages import Event, LayerReceived, Replied, RequestFailed, SendRequest
 from mpls.core.receipt import window_bytes
 from mpls.core.serving import Condition, Serving
+from mpls.runtime.allocator import keep_freed_memory
 from mpls.runtime.journal import Clock
 from mpls.runtime.keys import Keychain, KeyFiles
 from mpls.runtime.limits import Rates
@@ -50,6 +51,7 @@ def serve_store(
     served: Model, store: SnapshotStore, pullers: int, keys: Keychain | None = None
 ) -> int:
     """Serve what is or will be published there, whoever asks how often; the port."""
+    keep_freed_memory()
     listener = listening_socket()
     port: int = listener.getsockname()[1]
     server = Server(
@@ -81,6 +83,7 @@ class Puller:
     """The aggregation thread's end of one peer, without what it decides."""
 
     def __init__(self, offer: Offer, port: int, index: int, encrypted: bool = False) -> None:
+        keep_freed_memory()
         self._model, name = model(offer.sizes), names(index + 1)[index]
         self._layers = tuple(self._model.layer_bytes)
         self._transport = ZmqTransport(

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpls.core.bandwidth import (
-    DOUBTED_Bps,
     SPANS,
     WINDOW_BYTES,
     WINDOW_S,
     BandwidthEstimator,
+    DOUBTED_Bps,
     Stretch,
 )
 from mpls.core.streams import Stream

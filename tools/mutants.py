@@ -40,7 +40,11 @@ SUITES: dict[str, tuple[str, ...]] = {
     "mpls/wire/outgoing.py": WIRE_TESTS,
     "mpls/core/serving.py": ("tests/core/test_serving.py",),
     "mpls/runtime/limits.py": ("tests/runtime/test_limits.py", "tests/runtime/test_bounds.py"),
-    "mpls/runtime/clients.py": ("tests/runtime/test_bounds.py", "tests/runtime/test_server.py"),
+    "mpls/runtime/clients.py": (
+        "tests/runtime/test_clients.py",
+        "tests/runtime/test_bounds.py",
+        "tests/runtime/test_server.py",
+    ),
 }
 """The files whose guards are removed, and the tests that must notice."""
 COPIED = ("mpls", "sim", "tests", "tools", "docs", "configs", "pyproject.toml")

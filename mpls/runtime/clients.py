@@ -108,11 +108,8 @@ class Client:
         self._copied_bytes += message.data_bytes if copied else 0
         if sending is not None:
             sending.copied_until = self._copied_bytes
-        if sent is None or sent.done:
-            return
-        if sending is not None and sending in self.sendings:
-            sending.last_sent = sent
-        else:
+            sending.last_sent = sent or sending.last_sent
+        if sending not in self.sendings:
             self._queue(message.data_bytes, sent)
 
     def may_copy(self, message: Leaving) -> bool:
@@ -145,7 +142,7 @@ class Client:
         return None
 
     def _queue(self, further_bytes: int, sent: zmq.MessageTracker | None) -> None:
-        if sent is not None and not sent.done:
+        if sent is not None:
             self._queued.append((further_bytes, sent))
 
     def _has_room_for(self, further_bytes: int) -> bool:

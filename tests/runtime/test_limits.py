@@ -83,3 +83,13 @@ def test_row_61_what_was_left_out_is_told_when_its_minute_or_the_run_is_over(lin
     refusals.flush(inf)
     refusals.flush(inf)
     assert lines.messages == ["refused (value) w1: and 3 more"]
+
+
+def test_row_61_a_minute_that_left_nothing_out_ends_without_a_line_and_strangers_are_named(lines):
+    refusals = Refusals()
+    refusals.note("w1", "value", "no", now=0.0)
+    for _ in range(LINES_LIMIT + 1):
+        refusals.note("", "keys", "no", now=0.0)
+    lines.clear()
+    refusals.flush(inf)
+    assert lines.messages == ["refused (keys) a stranger: and 1 more"]

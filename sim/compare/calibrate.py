@@ -25,6 +25,8 @@ from sim.recorded import RecordedRun
 TWENTIETHS = 20
 LEAST_BYTES = 100_000
 """Transfers of fewer bytes say little about rates."""
+SMALL = 4
+"""A pull so many times smaller than usual is slowed down by waiting, not by a share of its bytes."""
 LEAST_PULLS = 5
 """Fewer pulls from a peer do not say how fast its link is."""
 FASTEST = 0.1
@@ -103,9 +105,10 @@ def _moving_s(pull: Pull, one_way_s: float) -> float:
 def _slowdown(pulls: Sequence[Pull], moving_s: MovingS, met: bool) -> Sample:
     """Of those that were met by a transfer when they began, or were not: their times for each byte
     against that of the fastest of their link, which moved at its rate."""
+    usual_bytes = median([pull.bytes for pull in pulls if _tells(pull)] or [0])
     of_links: dict[tuple[int, int], list[tuple[float, bool]]] = defaultdict(list)
     for pull, was_met in zip(pulls, are_met(pulls)):
-        if _tells(pull):
+        if _tells(pull) and pull.bytes >= usual_bytes / SMALL:
             of_links[pull.src, pull.dst].append((moving_s(pull) / pull.bytes, was_met))
     slower = list[float]()
     for paces in of_links.values():

@@ -2,6 +2,7 @@
 
     python -m tests.twin check [--out FOLDER]     one setting, three repeats: some minutes
     python -m tests.twin study [--out FOLDER]     all settings of docs/twin.md: about 45 minutes
+    python -m tests.twin study --only large       those whose name has this in it
 
 Each model is calibrated with one run of its own, with another seed, bandwidth and strategy, which
 is not judged. Exit 1 where a goal is missed. Needs root; without it says so and exits 0.
@@ -48,6 +49,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path(f"runs/twin-{time.strftime('%Y%m%d-%H%M%S')}")
     )
+    parser.add_argument("--only", default="", metavar="TEXT", help="settings named with this")
     options = parser.parse_args(args)
     if options.out.exists():
         parser.error(f"--out {options.out}: exists already; name a folder that does not")
@@ -55,13 +57,17 @@ def main(args: Sequence[str] | None = None) -> int:
     if why:
         print(f"SKIPPED: the twin is not held against live runs here: {why}")
         return 0
-    settings = CHECK if options.what == "check" else STUDY
+    known = CHECK if options.what == "check" else STUDY
+    settings = [(setting, repeats) for setting, repeats in known if options.only in setting.name]
+    if not settings:
+        names = ", ".join(setting.name for setting, _ in known)
+        parser.error(f"--only {options.only}: no such setting; there are {names}")
     calibrations = _calibrations(options.out, {setting.model for setting, _ in settings})
     exits = [
         _judge(setting, repeats, calibrations[setting.model], options.out)
         for setting, repeats in settings
     ]
-    if options.what == "study":
+    if settings == STUDY:
         _judge_ranking(options.out, calibrations["medium"])
     _table(options.out)
     return int(any(exits))

@@ -26,7 +26,7 @@ TWENTIETHS = 20
 LEAST_BYTES = 100_000
 """Transfers of fewer bytes say little about rates."""
 SMALL = 4
-"""A pull so many times smaller than usual is slowed down by waiting, not by a share of its bytes."""
+"""A pull so many times smaller than usual is slowed down by waiting, not by its bytes."""
 LEAST_PULLS = 5
 """Fewer pulls from a peer do not say how fast its link is."""
 FASTEST = 0.1

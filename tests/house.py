@@ -24,6 +24,7 @@ ROOMS = {
     "mpls.core": "core",
     "mpls.wire": "wire",
     "mpls.model": "model",
+    "mpls.checkpoint": "checkpoint",
     "mpls.report": "report",
     "mpls.topology": "config",
     "mpls.config": "config",
@@ -36,7 +37,7 @@ ROOMS = {
     "sim.__main__": "sim main",
     "sim": "sim",
 }
-LIVE = {"core", "wire", "model", "config", "runtime", "adapters", "report"}
+LIVE = {"core", "wire", "model", "config", "checkpoint", "runtime", "adapters", "report"}
 MAY_IMPORT = {
     "base": set(),
     "endings": set(),
@@ -44,8 +45,9 @@ MAY_IMPORT = {
     "wire": {"core"},
     "model": {"core"},
     "report": {"core"},
+    "checkpoint": set(),
     "config": {"core"},
-    "runtime": {"core", "wire", "model", "config"},
+    "runtime": {"core", "wire", "model", "config", "checkpoint"},
     "adapters": {"core", "wire", "runtime"},
     "preflight": LIVE,
     "cli": LIVE | {"preflight", "endings"},

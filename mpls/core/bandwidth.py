@@ -8,9 +8,9 @@ out before (`measuring.py`, docs/decisions/004).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import fsum, inf, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 WINDOW_BYTES = 1_000_000
 WINDOW_S = 0.5
@@ -84,6 +84,22 @@ class BandwidthEstimator:
     def age_s(self, now: float) -> float:
         """Since the last window; infinite while nothing was measured."""
         return float("inf") if self.measured_s is None else now - self.measured_s
+
+    def memory(self) -> dict[str, Any]:
+        """What `restore` takes, as JSON knows it; the window that is open is not part of it."""
+        return {
+            "value_Bps": self.value_Bps,
+            "variance": self.variance,
+            "measured": self.measured_s is not None,
+            "sharers": self.sharers,
+            "off_Bps": self._off_Bps,
+        }
+
+    def restore(self, memory: Mapping[str, Any]) -> None:
+        """Believe what was believed before a restart, as if measured when this life began."""
+        self.value_Bps, self.variance = memory["value_Bps"], memory["variance"]
+        self.measured_s = 0.0 if memory["measured"] else None
+        self.sharers, self._off_Bps = memory["sharers"], memory["off_Bps"]
 
     def _fresh_s(self, start_s: float, end_s: float) -> float:
         """How much of this time is not in the union yet; now it is."""

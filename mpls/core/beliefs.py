@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from mpls.core.bandwidth import BandwidthEstimator, Stretch
 from mpls.core.gate import Gate
@@ -42,6 +43,28 @@ class Beliefs:
         self.gate = Gate()
         self.began_s = 0.0
         self._pauses = Stream(spec.seed, "pauses", spec.name)
+
+    def memory(self, now: float) -> dict[str, Any]:
+        """What `restore` takes, as JSON knows it: what a checkpoint keeps of this worker's mind."""
+        return {
+            "peers": {name: peer.memory(now) for name, peer in self.peers.items()},
+            "downlink": self.downlink.memory(),
+            "gate": self.gate.memory(),
+            "jitter": self.jitter.state(),
+            "pauses": self._pauses.state(),
+        }
+
+    def restore(self, memory: Mapping[str, Any]) -> None:
+        """Before the opening stories begin: go on with the beliefs of a life that ended. Of peers
+        that are no longer, or not yet, nothing is known."""
+        for name, peer in self.peers.items():
+            if name in memory["peers"]:
+                peer.restore(memory["peers"][name])
+        self.downlink.restore(memory["downlink"])
+        self.gate.restore(memory["gate"])
+        self.gate.keep(self.peers)
+        self.jitter.restore(memory["jitter"])
+        self._pauses.restore(memory["pauses"])
 
     def view(self) -> View:
         """What the next plan is made from: the peers that are ready."""

@@ -11,7 +11,7 @@ times the own layer's, at most.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf, isfinite, sqrt
 
 import numpy as np
@@ -57,6 +57,17 @@ class Gate:
         for votes in self._votes.values():
             for peer in votes.keys() - kept:
                 del votes[peer]
+
+    def memory(self) -> dict[str, dict[str, float]]:
+        """What `restore` takes, as JSON knows it: votes that were not infinite."""
+        return {
+            layer: {peer: vote for peer, vote in votes.items() if isfinite(vote)}
+            for layer, votes in self._votes.items()
+        }
+
+    def restore(self, memory: Mapping[str, Mapping[str, float]]) -> None:
+        """The votes of before a restart."""
+        self._votes = {layer: dict(votes) for layer, votes in memory.items()}
 
 
 class Bar:

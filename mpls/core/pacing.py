@@ -66,20 +66,22 @@ Turn = Union[Train, AskRound, AwaitUpdate, Mix, PublishSnapshot, Evaluate]
 TrainerStory = Generator[Turn, Any, None]
 
 
-def training(pace: PaceSettings, pass_steps: int, done: int = 0) -> TrainerStory:
-    """The run of one trainer, after the `done` rounds that it did before a restart. `pass_steps` is
-    the length of one pass over its shard."""
+def training(pace: PaceSettings, pass_steps: int, done: int = 0, begun: int = 0) -> TrainerStory:
+    """The run of one trainer, after the `done` rounds that it did before a restart, and so many
+    local steps of the next. `pass_steps` is the length of one pass over its shard."""
     yield PublishSnapshot(done)
     steps = pace.local_steps or pass_steps
-    rounds = _free(pace, steps, done) if pace.pace == "free" else _in_step(pace, steps, done)
-    yield from rounds
+    if pace.pace == "free":
+        yield from _free(pace, steps, done)
+    else:
+        yield from _in_step(pace, steps, done, begun)
 
 
-def _in_step(pace: PaceSettings, steps: int, done: int) -> TrainerStory:
+def _in_step(pace: PaceSettings, steps: int, done: int, begun: int) -> TrainerStory:
     for number in range(done + 1, pace.rounds + 1):
         if pace.pace == "overlap":
             yield AskRound(number)
-        yield from _local_pass(pace, steps, number)
+        yield from _local_pass(pace, steps, number, begun if number == done + 1 else 0)
         if pace.pace == "sequential":
             yield AskRound(number)
         update = yield AwaitUpdate(number)
@@ -103,13 +105,15 @@ def _free(pace: PaceSettings, steps: int, done: int) -> TrainerStory:
             yield PublishSnapshot(number - 1)
 
 
-def _local_pass(pace: PaceSettings, steps: int, number: int) -> TrainerStory:
-    """One pass, with a snapshot after every `publish_steps` of it."""
-    piece = pace.publish_steps or steps
-    for done in range(0, steps, piece):
-        yield Train(min(piece, steps - done))
-        if done + piece < steps:
+def _local_pass(pace: PaceSettings, steps: int, number: int, begun: int) -> TrainerStory:
+    """One pass, or what is left of it, with a snapshot after every `publish_steps` of it."""
+    piece, at = pace.publish_steps or steps, begun
+    while at < steps:
+        end = min(steps, at - at % piece + piece)
+        yield Train(end - at)
+        if end < steps:
             yield PublishSnapshot(number - 1)
+        at = end
 
 
 def _commit(pace: PaceSettings, number: int, update: Any) -> TrainerStory:

@@ -10,8 +10,10 @@ Standing of a peer:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import fsum, isfinite
+from typing import Any
 
 from mpls.core.bandwidth import BandwidthEstimator
 from mpls.core.effects import Outcome
@@ -60,6 +62,27 @@ class Peer:
     strikes: int = 0
     struck_s: float = float("-inf")
     out_until_s: float = float("-inf")
+
+    def memory(self, now: float) -> dict[str, Any]:
+        """What `restore` takes, as JSON knows it: what outlives a restart of the one who believes
+        it. What it says of itself is asked anew."""
+        return {
+            "bandwidth": self.bandwidth.memory(),
+            "strikes": self.strikes,
+            "struck": now - self.struck_s <= STRIKE_MEMORY_S,
+            "quarantined": self.standing == "quarantined",
+            "out_s": max(0.0, self.out_until_s - now),
+        }
+
+    def restore(self, memory: Mapping[str, Any]) -> None:
+        """Believe what was believed before, at the time 0 of a new life."""
+        self.bandwidth.restore(memory["bandwidth"])
+        if memory["struck"]:
+            self.strikes, self.struck_s = memory["strikes"], 0.0
+        if memory["out_s"] > 0:
+            self.out_until_s = memory["out_s"]
+        if memory["quarantined"]:
+            self.standing = "quarantined"
 
     def view(self) -> PeerView:
         """What a plan is made from."""

@@ -7,7 +7,8 @@ cannot know.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from mpls.core.beliefs import Beliefs, Recorded, everything
 from mpls.core.effects import Gather, Note, Publish, Sleep, Story
@@ -36,6 +37,15 @@ class Rounds(Beliefs):
         super().__init__(spec, recorded)
         self.strategy = strategy or make_strategy(spec.plan)
         self.draws = Stream(spec.seed, "strategy", spec.name)
+
+    def memory(self, now: float) -> dict[str, Any]:
+        """See `Beliefs.memory`; with the strategy's draws."""
+        return {**super().memory(now), "draws": self.draws.state()}
+
+    def restore(self, memory: Mapping[str, Any]) -> None:
+        """See `Beliefs.restore`."""
+        super().restore(memory)
+        self.draws.restore(memory["draws"])
 
     def opening(self, now: float) -> Iterable[Story]:
         """Keep watch over every peer; nobody is watched when nothing is ever pulled."""

@@ -7,6 +7,7 @@ immutable, numbered, and kept alive by being referenced here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Protocol, Union
@@ -69,6 +70,8 @@ class Serving:
         self._references: dict[str, Snapshot | Vector] = {}
         self._progress: dict[str, tuple[int, Vector | None]] = {}
         """Asker -> g of its last answer, and the version that it is of: asked for every second."""
+        self._resumed: dict[str, Vector] = {}
+        """Asker -> g when the life before this one was saved: until it has pulled again."""
         self.progress_mode = choose_progress_mode(
             spec.plan.progress, sum(self._layer_bytes.values()), len(spec.peers)
         )
@@ -113,7 +116,7 @@ class Serving:
         have grown beyond what can be squared: the protocol has no infinity."""
         reference = self._references.get(asker)
         if reference is None:
-            return None
+            return self._resumed.get(asker)
         version, progress = self._progress.get(asker, (0, None))
         if version != snapshot.version:
             progress = self._since(reference, snapshot)
@@ -136,6 +139,21 @@ class Serving:
         self._references[asker] = snapshot.path if self.progress_mode == "path" else snapshot
         self._progress.pop(asker, None)
         self._resumable.pop(asker, None)
+
+    def memory(self, snapshot: Snapshot) -> dict[str, Vector]:
+        """What `restore` takes: each asker's g now. May be called from another thread."""
+        known = {asker: self._since(it, snapshot) for asker, it in dict(self._references).items()}
+        return {**self._resumed, **{asker: g for asker, g in known.items() if g is not None}}
+
+    def restore(self, memory: Mapping[str, Sequence[float]]) -> None:
+        """A worker that was restarted is not at the beginning: peers hear of the progress that it
+        had made since they pulled from it, until they do again."""
+        layers = len(self._spec.layers)
+        self._resumed = {
+            asker: tuple(g)
+            for asker, g in memory.items()
+            if asker in self._spec.peers and len(g) == layers
+        }
 
     def part(self, asker: str) -> None:
         """The asker's connection is gone; on a new one it has to say hello again."""

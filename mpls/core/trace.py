@@ -9,7 +9,7 @@ happened, so that the same events fed to a fresh core must give the same command
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -37,6 +37,7 @@ _COMMAND_KINDS: dict[type, str] = {
 }
 DRIVER_KINDS = frozenset(
     {"header", "start", "state", "pass", "mix", "snapshot", "eval", "traffic", "served"}
+    | {"checkpoint"}
 )
 """Records that the driver adds; everything else comes from the core."""
 Record = dict[str, Any]
@@ -60,9 +61,13 @@ class TraceWriter:
         self._stream.write(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
 
 
-def header(spec: WorkerSpec, now: float, **about: Any) -> Record:
-    """The first record. `about` holds what replaying does not need: host, versions, config."""
-    return {"t": now, "kind": "header", "schema": SCHEMA, "spec": spec.as_plain(), **about}
+def header(
+    spec: WorkerSpec, now: float, resumed: Mapping[str, Any] | None = None, **about: Any
+) -> Record:
+    """The first record. `resumed` is what the core remembers of a life before (`Rounds.memory`);
+    `about` holds what replaying does not need: host, versions, config."""
+    first = {"t": now, "kind": "header", "schema": SCHEMA, "spec": spec.as_plain(), **about}
+    return first if resumed is None else {**first, "resumed": resumed}
 
 
 def event_record(event: Event, now: float) -> Record:
@@ -131,7 +136,10 @@ def replayed(records: Iterable[Record], feed: Feed | None = None) -> tuple[list[
         raise BadInput("the trace does not begin with a header")
     if core_records[0].get("schema") != SCHEMA:
         raise BadInput(f"trace schema {core_records[0].get('schema')}; this version reads {SCHEMA}")
-    conductor = Conductor(Rounds(WorkerSpec.from_plain(core_records[0]["spec"])))
+    rounds = Rounds(WorkerSpec.from_plain(core_records[0]["spec"]))
+    if core_records[0].get("resumed") is not None:
+        rounds.restore(core_records[0]["resumed"])
+    conductor = Conductor(rounds)
     inputs = [record for record in core_records if record["kind"] in ("start", "event")]
     again = (feed or _at_once)(conductor, inputs)
     return core_records[1:], [json.loads(json.dumps(record)) for record in again]

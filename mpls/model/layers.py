@@ -135,6 +135,14 @@ class FlatModel:
             if isinstance(tensor, nn.Parameter):
                 tensor.grad = slope.view(tensor.shape)
 
+    def staying(self) -> dict[str, Tensor]:
+        """The module's buffers that do not travel, such as BatchNorm's step counters, by name."""
+        travelling = {
+            id(tensor) for own in group_layers(self.module).values() for tensor in own.values()
+        }
+        buffers = self.module.named_buffers()
+        return {name: values for name, values in buffers if id(values) not in travelling}
+
     def _host(self) -> np.ndarray:
         if self.device.type == "cpu":
             return self.weights.numpy()

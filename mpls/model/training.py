@@ -6,8 +6,9 @@ A Learner belongs to one thread. It never sets torch's thread count or seeds: it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,12 @@ class Learner:
         self._lr = lr
         self._momentum = momentum
         self._velocity: list[Tensor | None] = [None]
-        self._batches = self._endless_passes(order)
+        self._order = order
+        self._pass_order = order.state()
+        """Of the stream before the present pass was drawn from it."""
+        self._passed = 0
+        """Local steps of the present pass that are done."""
+        self._batches: Iterator[tuple[Tensor, Tensor]] = iter(())
         self._loss_sum = 0.0
         self._loss_steps = 0
 
@@ -97,7 +103,13 @@ class Learner:
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
         """The images and labels of the next local step; for `step`, and for who does its work."""
-        return next(self._batches)
+        batch = next(self._batches, None)
+        if batch is None:
+            self._pass_order, self._passed = self._order.state(), 0
+            self._batches = self._new_pass()
+            batch = next(self._batches)
+        self._passed += 1
+        return batch
 
     def count_step(self, loss: float) -> None:
         """One more local step had this loss. Raises Diverged if that is not finite."""
@@ -168,12 +180,74 @@ class Learner:
         pixels = torch.from_numpy(images.astype(self.model.manifest.dtype))
         return pixels.to(self.model.device).mul_(self._scale).add_(self._shift)
 
-    def _endless_passes(self, order: Stream) -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            drawn = order.permutation(len(self._labels))[: self.pass_steps * self.batch_size]
-            indices = torch.from_numpy(drawn).to(self.model.device)
-            for batch in torch.split(indices, self.batch_size):
-                yield self._images.index_select(0, batch), self._labels.index_select(0, batch)
+    def _new_pass(self, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        drawn = self._order.permutation(len(self._labels))[: self.pass_steps * self.batch_size]
+        indices = torch.from_numpy(drawn).to(self.model.device)
+        batches = torch.split(indices, self.batch_size)[skip:]
+        return (
+            (self._images.index_select(0, batch), self._labels.index_select(0, batch))
+            for batch in batches
+        )
+
+    # --- what survives a crash ---
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Everything that the steps to come depend on, copied: tensors by name (`weights`,
+        `velocity` with momentum, `torch_rng`, and each `buffer.` that does not travel), and the
+        rest as JSON knows it (`layout`: names and shapes of what `weights` holds, in order)."""
+        tensors = {"weights": self.model.weights, "torch_rng": torch.get_rng_state()}
+        if self._velocity[0] is not None:
+            tensors["velocity"] = self._velocity[0]
+        if self.model.device.type == "cuda":
+            tensors["cuda_rng"] = torch.cuda.get_rng_state(self.model.device)
+        tensors |= {f"buffer.{name}": values for name, values in self.model.staying().items()}
+        layout = [
+            [tensor.name, list(tensor.shape)]
+            for layer in self.model.manifest.layers
+            for tensor in layer.tensors
+        ]
+        plain = {
+            "layout": layout,
+            "order": self._pass_order,
+            "passed": self._passed,
+            "steps": self.steps,
+            "loss_sum": self._loss_sum,
+            "loss_steps": self._loss_steps,
+        }
+        return {name: values.cpu().numpy().copy() for name, values in tensors.items()}, plain
+
+    def restore(self, tensors: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken: the steps to come are the same, bit by bit, on the CPU.
+        Raises BadInput where it is of another kind of learner."""
+        here = {"weights": self.model.weights} | {
+            f"buffer.{name}": values for name, values in self.model.staying().items()
+        }
+        for name, values in here.items():
+            _copy_into(name, values, tensors)
+        velocity = tensors.get("velocity")
+        if velocity is not None:
+            fresh = torch.empty_like(self.model.weights)
+            _copy_into("velocity", fresh, tensors)
+            self._velocity = [fresh]
+        torch.set_rng_state(torch.from_numpy(tensors["torch_rng"].copy()))
+        if self.model.device.type == "cuda" and "cuda_rng" in tensors:
+            state = torch.from_numpy(tensors["cuda_rng"].copy())
+            torch.cuda.set_rng_state(state, self.model.device)
+        self.model.fetch()
+        self.steps = plain["steps"]
+        self._loss_sum, self._loss_steps = plain["loss_sum"], plain["loss_steps"]
+        self._order.restore(plain["order"])
+        self._pass_order, self._passed = plain["order"], plain["passed"]
+        self._batches = self._new_pass(skip=self._passed)
+
+
+def _copy_into(name: str, values: Tensor, tensors: Mapping[str, np.ndarray]) -> None:
+    found = tensors.get(name)
+    if found is None or found.shape != tuple(values.shape):
+        raise BadInput(
+            f"{name}: {None if found is None else found.shape} where {tuple(values.shape)} belongs"
+        )
+    values.copy_(torch.from_numpy(found.copy()))
 
 
 def _affine(dataset: Dataset, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,11 +23,15 @@ from mpls.core.settings import PaceSettings
 
 
 def turns(
-    pace: PaceSettings, pass_steps: int, waiting: Iterable[bool] = repeat(True)
+    pace: PaceSettings,
+    pass_steps: int,
+    waiting: Iterable[bool] = repeat(True),
+    done: int = 0,
+    begun: int = 0,
 ) -> list[Turn]:
     """The whole story. Whoever only looks for an update finds one when `waiting` says so next; the
     update of round k is the text `update k`."""
-    story, there, result = training(pace, pass_steps), iter(waiting), None
+    story, there, result = training(pace, pass_steps, done, begun), iter(waiting), None
     taken: list[Turn] = []
     while True:
         try:
@@ -162,3 +166,24 @@ def test_every_round_is_asked_for_awaited_mixed_and_published_in_this_order(
     steps = sum(turn.steps for turn in story if isinstance(turn, Train))
     if pace.pace != "free":
         assert steps == pace.rounds * (pace.local_steps or pass_steps)
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(0, 5),
+    st.integers(0, 12),
+    st.sampled_from(["overlap", "sequential"]),
+)
+def test_whoever_is_restarted_in_a_pass_does_the_rest_of_it_and_the_rounds_to_come(
+    pass_steps: int, publish_steps: int, begun: int, pace: str
+) -> None:
+    settings = PaceSettings(rounds=4, pace=pace, publish_steps=publish_steps)
+    begun = min(begun, pass_steps)
+    again = turns(settings, pass_steps, done=2, begun=begun)
+    assert again[0] == PublishSnapshot(2)
+    assert [turn.round for turn in again if isinstance(turn, Mix)] == [3, 4]
+    steps = [turn.steps for turn in again if isinstance(turn, Train)]
+    assert all(count > 0 for count in steps)
+    assert sum(steps) == 2 * pass_steps - begun
+    whole = turns(settings, pass_steps)
+    assert again[-3:] == whole[-3:]

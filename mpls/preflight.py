@@ -181,8 +181,6 @@ def _refuse_what_is_not_built(config: ClusterConfig) -> None:
 def _not_built(config: ClusterConfig) -> dict[str, bool]:
     """Keys that nothing acts on so far, and whether they ask for something."""
     return {
-        "[checkpoint] every_rounds": config.checkpoint.every_rounds > 0,
-        "[metrics] port": config.metrics.port > 0,
         "[logging] dir": config.logging.dir != "",
     }
 

@@ -67,7 +67,7 @@ grpc_mutual = false
 norm_clip = 10.0
 
 [checkpoint]
-every_rounds = 10
+every_rounds = 5
 keep = 3
 
 [metrics]

@@ -16,9 +16,11 @@ from mpls.endings import ended
 COMMANDS = {
     "run": "Run all workers of a cluster on this machine.",
     "worker": "Run one worker of a cluster, one of its servers.",
+    "status": "Say how a run's workers are.",
     "check": "Validate a cluster file and say what would run.",
     "generate": "Write a cluster file.",
     "keys": "Make the keys with which workers know each other.",
+    "checkpoint": "Look into a worker's checkpoints.",
     "plan": "Explain one scheduling decision.",
     "calibrate": "Measure this machine for the twin.",
     "convert": "Make a cluster file of old YAML files.",

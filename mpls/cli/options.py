@@ -18,13 +18,17 @@ calibration_option = click.option(
 
 
 def write_or_print(path: Path | None, text: str) -> None:
-    """To the file, saying so on stderr, or to stdout where there is none. BadInput where the file
-    cannot be written."""
+    """To the file, or to stdout where there is none. BadInput where it cannot be written."""
     if path is None:
         click.echo(text, nl=False)
-        return
+    else:
+        write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """To the file, saying so on stderr. BadInput where it cannot be written."""
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content)
     except OSError as error:
         raise BadInput(f"{path}: cannot be written: {error.strerror}") from None
     click.echo(f"wrote {path}", err=True)

@@ -31,10 +31,21 @@ PIPED_COLUMNS = 160
 @click.option("--rounds", type=int, help="Instead of the file's [training] rounds.")
 @click.option("--seed", type=int, help="Instead of the file's [cluster] seed.")
 @click.option("--out", help="Folder for runs, instead of the file's [cluster] out.")
+@click.option(
+    "--restart",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Start a worker that died again, up to N times each, from its newest checkpoint.",
+)
 @calibration_option
 @click.option("--json", "as_json", is_flag=True, help="Print only the summary, as JSON.")
 def command(
-    cluster: Path | None, calibration: Path | None, as_json: bool, **overrides: Any
+    cluster: Path | None,
+    restart: int,
+    calibration: Path | None,
+    as_json: bool,
+    **overrides: Any,
 ) -> None:
     """Run all workers of CLUSTER on this machine, one process each.
 
@@ -60,7 +71,7 @@ def command(
     config = prepared.config
     folder = new_folder(config.cluster.out, config.cluster.name)
     keep_calibration(measured, folder)
-    run = _Run(Federation(config, folder, prepared.keys, prepared.adapter))
+    run = _Run(Federation(config, folder, prepared.keys, prepared.adapter, restart))
     with _screen(run, quiet=as_json) as show:
         summary = run.watch(show)
     _report(summary, folder, as_json)
@@ -74,6 +85,7 @@ class _Run:
         from mpls.report.progress import TraceFollower, WorkerProgress
 
         self._federation = federation
+        self._restarts = 0
         self.rounds = federation.config.training.rounds
         names = [worker.name for worker in federation.config.workers]
         self.workers = [WorkerProgress(name) for name in names]
@@ -99,6 +111,7 @@ class _Run:
             federation.start()
             while federation.wait(LOOK_S):
                 self._follow()
+                self._tell_of_restarts()
                 show()
         finally:
             signal.signal(signal.SIGINT, heard)
@@ -106,6 +119,11 @@ class _Run:
         self._follow()
         show()
         return self._summary(time.monotonic() - began_s)
+
+    def _tell_of_restarts(self) -> None:
+        for name, code in self._federation.restarted[self._restarts :]:
+            _echo(f"{name} died ({_ended(code)}) and is started again", err=True)
+        self._restarts = len(self._federation.restarted)
 
     def _interrupt(self, number: int, _: object) -> None:
         from mpls.runtime.process import say_draining
@@ -251,6 +269,10 @@ def _obituary(worker: dict[str, Any], folder: Path) -> str:
     else:
         why = f"failed with exit code {code}: {worker['reason'] or 'see its log'}"
     return f"worker {worker['id']} ({worker['name']}) {why}; log: {folder / worker['name']}.log"
+
+
+def _ended(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 def _exit_code(summary: dict[str, Any]) -> int:

@@ -20,13 +20,35 @@ if TYPE_CHECKING:
 @click.argument("cluster", type=click.Path(path_type=Path))
 @click.option("--id", "worker_id", type=int, required=True, help="Which [[workers]] table to run.")
 @click.option("--out", type=str, help="Folder for runs, instead of the file's [cluster] out.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of its checkpoints.  [default: <cluster name>-<worker name>.state in --out]",
+)
+@click.option(
+    "--resume/--fresh",
+    default=True,
+    show_default=True,
+    help="Go on with the newest checkpoint, if there is one; or set all aside and begin anew.",
+)
 @calibration_option
-def command(cluster: Path, worker_id: int, out: str | None, calibration: Path | None) -> None:
+def command(
+    cluster: Path,
+    worker_id: int,
+    out: str | None,
+    state: Path | None,
+    resume: bool,
+    calibration: Path | None,
+) -> None:
     """Run one worker of CLUSTER here, until its rounds are done or it is told to stop.
 
     The same file serves on every machine, each with its own id. SIGTERM or Ctrl-C drains: the
     worker finishes its step, tells its peers, and exits with 0, or 130 after Ctrl-C; a second
     Ctrl-C kills. With encrypted links, SIGHUP makes it read the public keys anew.
+
+    However it ended, the same command goes on where its newest checkpoint was made ([checkpoint]
+    every_rounds).
 
     \b
     Example, in three terminals (give the workers fixed ports first):
@@ -42,6 +64,8 @@ def command(cluster: Path, worker_id: int, out: str | None, calibration: Path | 
     began_s = time.monotonic()
     prepared = prepare(cluster, out=out, worker_id=worker_id)
     config = prepared.config
+    name = config.worker(worker_id).name
+    state = state or Path(config.cluster.out) / f"{config.cluster.name}-{name}.state"
     measured, warning = calibration_here(calibration)
     if warning:
         click.echo(f"warning: {warning}", err=True)
@@ -49,7 +73,15 @@ def command(cluster: Path, worker_id: int, out: str | None, calibration: Path | 
     (folder / "cluster.toml").write_text(dumps(config), encoding="utf-8")
     keep_calibration(measured, folder)
     click.echo(f"worker {worker_id} of {cluster}: trace and weights in {folder}", err=True)
-    code = run_worker(config, worker_id, folder, keys=prepared.keys, adapter=prepared.adapter)
+    code = run_worker(
+        config,
+        worker_id,
+        folder,
+        keys=prepared.keys,
+        adapter=prepared.adapter,
+        state=state,
+        fresh=not resume,
+    )
     _sum_up(config, worker_id, folder, code, time.monotonic() - began_s)
     sys.exit(code)
 

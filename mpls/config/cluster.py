@@ -37,6 +37,12 @@ _NOT_HASHED: dict[str, Any] = {
     "metrics": True,
     "logging": True,
 }
+_LEARNING = (
+    ("cluster", "seed"),
+    *(("data", key) for key in DataTable.model_fields if key != "root"),
+    ("model", "name"),
+    *(("training", key) for key in ("batch_size", "lr", "momentum", "local_steps")),
+)
 
 
 def _by_id(workers: tuple[WorkerTable, ...]) -> tuple[WorkerTable, ...]:
@@ -133,6 +139,13 @@ class ClusterConfig(Table):
         if self.network.security != "auto":
             return self.network.security
         return "plaintext" if self.all_loopback() else "curve"
+
+    def learning(self) -> dict[str, Any]:
+        """What weights are learned with, by table and key: a checkpoint made with anything else is
+        not gone on with."""
+        plain = self.model_dump(mode="json")
+        kept = {f"[{table}] {key}": plain[table][key] for table, key in _LEARNING}
+        return {**kept, "the number of [[workers]]": len(self.workers)}
 
     def config_hash(self) -> str:
         """SHA-256 over everything that decides what a run computes, in hexadecimal."""

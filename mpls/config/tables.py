@@ -230,17 +230,17 @@ class NetworkTable(Table):
 class CheckpointTable(Table):
     """`[checkpoint]`: what survives a crash."""
 
-    every_rounds: CountOrZero = 0
-    """Rounds between two checkpoints; 0 makes none."""
+    every_rounds: CountOrZero = 10
+    """Rounds between two checkpoints; 0 makes only the one at the end."""
     keep: Count = 2
     """Generations kept."""
 
 
 class MetricsTable(Table):
-    """`[metrics]`: numbers for a monitoring system."""
+    """`[metrics]`: a worker's health and numbers, by HTTP for its own machine."""
 
     port: Port = 0
-    """Where they are served; 0 does not."""
+    """Worker i serves them at this port plus i of 127.0.0.1; 0 does not."""
 
 
 class LoggingTable(Table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,25 +15,36 @@ _CORE_INNER = ('"kind":"event"', '"kind":"send"', '"kind":"cancel"', '"kind":"pu
 
 
 class TraceFollower:
-    """Reads what was added to a trace file since the last look."""
+    """Reads what was added since the last look to a trace file, and to those of the same worker's
+    lives before it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._position = 0
-        self._rest = ""
+        self._read: dict[int, tuple[int, str]] = {}
+        """Of each file, whatever its name is by now: how far it was read, and half a line."""
 
     def new_records(self) -> Iterator[Record]:
         """Whole lines only; a file that does not exist yet has none."""
-        if not self._path.exists():
-            return
-        with self._path.open(encoding="utf-8") as file:
-            file.seek(self._position)
-            text = self._rest + file.read()
-            self._position = file.tell()
-        *lines, self._rest = text.split("\n")
+        for path in (*earlier_lives(self._path), self._path):
+            if path.exists():
+                yield from self._added(path)
+
+    def _added(self, path: Path) -> Iterator[Record]:
+        with path.open(encoding="utf-8") as file:
+            number = os.fstat(file.fileno()).st_ino
+            position, rest = self._read.get(number, (0, ""))
+            file.seek(position)
+            *lines, rest = (rest + file.read()).split("\n")
+            self._read[number] = file.tell(), rest
         for line in lines:
             if not any(kind in line[:64] for kind in _CORE_INNER):
-                yield parse(line, str(self._path))
+                yield parse(line, str(path))
+
+
+def earlier_lives(trace: Path) -> list[Path]:
+    """w0.trace.1.jsonl, w0.trace.2.jsonl and so on, of w0.trace.jsonl."""
+    found = trace.parent.glob(f"{trace.stem}.*{trace.suffix}")
+    return sorted(found, key=lambda path: int(path.stem.rpartition(".")[2]))
 
 
 @dataclass
@@ -43,6 +55,8 @@ class WorkerProgress:
     state: str = "starting"
     reason: str = ""
     pid: int | None = None
+    lives: int = 0
+    """How often it was started."""
     round: int = 0
     local_steps: int = 0
     loss: float | None = None
@@ -65,6 +79,8 @@ class WorkerProgress:
     first_step_s: float | None = None
     """When the first local pass ended, on the worker's clock."""
     peak_bytes: int = 0
+    _before: tuple[int, int] = (0, 0)
+    """Bytes in and out of the lives before."""
     _rated: tuple[float, int, int] = (0.0, 0, 0)
     """When the rates were last computed, and the bytes in and out until then."""
 
@@ -76,6 +92,9 @@ class WorkerProgress:
 
     def _header(self, record: Record) -> None:
         self.pid = record["pid"]
+        self.lives += 1
+        self._before = self.bytes_in, self.bytes_out
+        self._rated = 0.0, self.bytes_in, self.bytes_out
 
     def _state(self, record: Record) -> None:
         self.state = record["state"]
@@ -117,7 +136,8 @@ class WorkerProgress:
         self.class_accuracy = record["class_accuracy"]
 
     def _traffic(self, record: Record) -> None:
-        self.bytes_in, self.bytes_out = record["bytes_in"], record["bytes_out"]
+        self.bytes_in = self._before[0] + record["bytes_in"]
+        self.bytes_out = self._before[1] + record["bytes_out"]
         began_s, bytes_in, bytes_out = self._rated
         seconds = record["t"] - began_s
         if seconds > 0.2:

@@ -50,6 +50,7 @@ def _worker(number: int, worker: WorkerProgress, code: int) -> dict[str, Any]:
         "id": number,
         "name": worker.name,
         "pid": worker.pid,
+        "lives": worker.lives,
         "rounds": worker.round,
         "local_steps": worker.local_steps,
         "test_accuracy": worker.test_accuracy,

@@ -17,10 +17,13 @@ from mpls.core.messages import (
     RecordNote,
     SendRequest,
     Ticked,
+    UpdateTaken,
 )
 from mpls.core.round import Rounds
 from mpls.core.trace import command_record, event_record
+from mpls.runtime.health import Pulse
 from mpls.runtime.journal import Clock, Journal
+from mpls.runtime.keeper import CorePart, Keeper
 from mpls.runtime.mailbox import Bell, Handover
 from mpls.runtime.transport import Transport
 from mpls.runtime.updates import LayerUpdate, add_up
@@ -43,6 +46,8 @@ class Aggregator:
         norm_clip: float,
         journal: Journal,
         clock: Clock,
+        keeper: Keeper | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
         self.rounds = rounds
         self.bell: Bell[Event] = Bell()
@@ -53,6 +58,8 @@ class Aggregator:
         self._norm_clip = norm_clip
         self._journal = journal
         self._clock = clock
+        self._keeper = keeper
+        self._pulse = pulse or Pulse(clock)
         self._leave: tuple[float, Callable[[], None]] | None = None
 
     def post(self, event: Event) -> None:
@@ -71,6 +78,7 @@ class Aggregator:
         try:
             self._drive()
         finally:
+            self._pulse.end("aggregation")
             self._transport.close()
             self.bell.close()
 
@@ -79,6 +87,7 @@ class Aggregator:
         self._journal.note("start", now)
         self._carry_out(self._conductor.start(now), now)
         while not self._conductor.finished:
+            self._pulse.beat("aggregation")
             for event in self._wait():
                 self._handle(event)
             self._look_whether_peers_are_done()
@@ -96,6 +105,14 @@ class Aggregator:
         now = self._clock.now()
         self._journal.write(event_record(event, now))
         self._carry_out(self._conductor.handle(event, now), now)
+        keeper = self._keeper
+        if keeper is not None and isinstance(event, UpdateTaken) and keeper.due(event.round):
+            keeper.put(self.state(event.round))
+
+    def state(self, round_number: int) -> CorePart:
+        """What the core believes after this round; for the aggregation thread, or once that has
+        ended."""
+        return CorePart(round_number, self.rounds.memory(self._clock.now()))
 
     def _carry_out(self, commands: list[Any], now: float) -> None:
         failures: list[Event] = []

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpls.config import ClusterConfig, dumps
+from mpls.errors import BadInput, Refused
 from mpls.runtime.keys import KeyFiles
 from mpls.runtime.process import child_process
 from mpls.runtime.sockets import listener_at
@@ -25,6 +26,8 @@ from mpls.runtime.sockets import listener_at
 if TYPE_CHECKING:
     from mpls.runtime.outfit import Adapter
 
+ENDS = (0, BadInput.exit_code, Refused.exit_code)
+"""Exit codes after which a worker is not started again: it would end in the same way."""
 DRAIN_S = 20.0
 """A worker that was told to end and has not after this long is killed."""
 
@@ -49,7 +52,8 @@ def warm_up() -> None:
 
 class Federation:
     """The workers' processes. `config` has the ports that were really bound. `keys` are needed
-    where the links are encrypted, an `adapter` where some worker speaks gRPC."""
+    where the links are encrypted, an `adapter` where some worker speaks gRPC. A worker that dies is
+    started again up to `restarts` times, unless bad input or a refusal ended it."""
 
     def __init__(
         self,
@@ -57,8 +61,11 @@ class Federation:
         folder: Path,
         keys: KeyFiles | None = None,
         adapter: Adapter | None = None,
+        restarts: int = 0,
     ) -> None:
         self.folder = folder
+        self.restarted: list[tuple[str, int]] = []
+        """Name of each worker that was started again, and the exit code before."""
         self.interrupted = False
         self._kill_at_s = float("inf")
         self._sockets: list[socket.socket] = []
@@ -66,6 +73,7 @@ class Federation:
         self._file = folder / "cluster.toml"
         self._keys = keys
         self._adapter = adapter
+        self._restarts = [restarts] * len(config.workers)
         with ExitStack() as listeners:
             self.config = self._listen(config, listeners)
             self._file.write_text(dumps(self.config), encoding="utf-8")
@@ -73,18 +81,10 @@ class Federation:
 
     def start(self) -> None:
         """One process for each worker."""
-        context = multiprocessing.get_context("forkserver")
-        with self._listeners:
-            for worker, listener in zip(self.config.workers, self._sockets):
-                process = context.Process(
-                    target=child_process,
-                    args=(self._file, worker.id, self.folder, listener, self._keys, self._adapter),
-                    name=worker.name,
-                )
-                process.start()
-                self._processes.append(process)
-                if self.interrupted:  # while it was being started
-                    process.terminate()
+        for worker in self.config.workers:
+            self._processes.append(self._launch(worker.id))
+        if not any(self._restarts):
+            self._listeners.close()
 
     def wait(self, seconds: float) -> bool:
         """Whether some worker still runs, after at most that long. Those that were told to drain
@@ -94,7 +94,31 @@ class Federation:
             connection.wait([process.sentinel for process in alive], seconds)
         if time.monotonic() > self._kill_at_s:
             self.kill()
-        return bool(alive)
+        return self._restart_the_dead() or bool(alive)
+
+    def _restart_the_dead(self) -> bool:
+        """Whether there was one."""
+        before = len(self.restarted)
+        for number, process in enumerate(self._processes):
+            code = process.exitcode
+            if code in (None, *ENDS) or self.interrupted or not self._restarts[number]:
+                continue
+            self._restarts[number] -= 1
+            self.restarted.append((process.name, code or 0))
+            self._processes[number] = self._launch(number)
+        return len(self.restarted) > before
+
+    def _launch(self, number: int) -> ForkServerProcess:
+        listener = self._sockets[number]
+        process = multiprocessing.get_context("forkserver").Process(
+            target=child_process,
+            args=(self._file, number, self.folder, listener, self._keys, self._adapter),
+            name=self.config.workers[number].name,
+        )
+        process.start()
+        if self.interrupted:  # while it was being started
+            process.terminate()
+        return process
 
     def interrupt(self) -> None:
         """Let every worker drain; when asked a second time, kill."""
@@ -121,6 +145,7 @@ class Federation:
 
     def exits(self) -> list[int]:
         """Exit code of each worker; minus the signal of one that was killed."""
+        self._listeners.close()
         for process in self._processes:
             process.join()
         return [process.exitcode or 0 for process in self._processes]

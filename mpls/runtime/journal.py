@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,9 +26,12 @@ class Clock:
 
 class Journal:
     """Appends records to the trace from any thread; each line is in the file when `write` returns,
-    so that whoever follows the file sees it and a crash loses nothing."""
+    so that whoever follows the file sees it and a crash loses nothing. The trace of a life before
+    this one is kept under another name."""
 
     def __init__(self, path: Path) -> None:
+        if path.exists():
+            path.rename(_of_an_earlier_life(path))
         self._file = path.open("w", encoding="utf-8", buffering=1)
         self._writer = TraceWriter(self._file)
         self._lock = threading.Lock()
@@ -51,6 +55,12 @@ class Journal:
         at: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+def _of_an_earlier_life(path: Path) -> Path:
+    """w0.trace.1.jsonl for the first of w0.trace.jsonl."""
+    names = (path.with_suffix(f".{life}{path.suffix}") for life in count(1))
+    return next(name for name in names if not name.exists())
 
 
 class Meter:

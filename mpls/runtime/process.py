@@ -57,11 +57,14 @@ def run_worker(
     listener: socket.socket | None = None,
     keys: KeyFiles | None = None,
     adapter: Adapter | None = None,
+    state: Path | None = None,
+    fresh: bool = False,
 ) -> int:
     """Run one worker in this process, here and now; returns its exit code. `listener` is given to
     a worker of a federation, which ends with its parent; one without also writes its log into its
-    folder. Where the links are encrypted, SIGHUP makes it read the public keys anew. Raises
-    BadInput for an address in use."""
+    folder. `state` is where its checkpoints are, in `folder` if not given; with `fresh` it does not
+    go on with the newest. Where the links are encrypted, SIGHUP makes it read the public keys
+    anew. Raises BadInput for an address in use."""
     from mpls.runtime.worker import Place, Worker
 
     me, parent = config.worker(number), multiprocessing.parent_process() if listener else None
@@ -79,7 +82,8 @@ def run_worker(
     keep_freed_memory()
     for warning in config.warnings:
         logging.getLogger("mpls").warning("%s", warning)
-    worker = Worker(config, number, Place(folder, listener.detach(), parent, keys, adapter))
+    place = Place(folder, listener.detach(), parent, keys, adapter, state, fresh)
+    worker = Worker(config, number, place)
     heard = _drain_on_signals(worker)
     if config.security() == "curve":
         signal.signal(signal.SIGHUP, lambda *_: worker.reload_keys())

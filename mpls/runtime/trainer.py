@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any
 
@@ -27,7 +27,9 @@ from mpls.core.serving import Condition
 from mpls.core.settings import PaceSettings
 from mpls.model.data import Dataset
 from mpls.model.training import Diverged, Learner
+from mpls.runtime.health import Pulse
 from mpls.runtime.journal import Clock, Journal
+from mpls.runtime.keeper import Keeper, ModelPart
 from mpls.runtime.mailbox import Handover, Slot
 from mpls.runtime.snapshots import SnapshotStore
 from mpls.runtime.updates import LayerUpdate, mix
@@ -54,7 +56,13 @@ class Trainer:
         journal: Journal,
         clock: Clock,
         keep_path: bool,
+        keeper: Keeper | None = None,
+        pulse: Pulse | None = None,
+        done: int = 0,
+        begun: int = 0,
+        ledger: Mapping[str, Any] | None = None,
     ) -> None:
+        """After a restart `done` rounds are behind it, and `begun` local steps of the next."""
         self.learner = learner
         self._dataset = dataset
         self._pace = pace
@@ -68,7 +76,12 @@ class Trainer:
         self._keep_path = keep_path
         self._layers = {layer.name: layer for layer in learner.model.manifest.layers}
         self._stopping = False
-        self._round = 0
+        self._keeper = keeper
+        self._pulse = pulse or Pulse(clock)
+        self.round = done
+        """Rounds that are mixed in."""
+        self._begun = begun
+        self._ledger = {peer: dict(layers) for peer, layers in (ledger or {}).items()}
         self._step_s = 0.0
 
     def stop(self) -> None:
@@ -78,13 +91,13 @@ class Trainer:
 
     def run(self) -> None:
         """Train all rounds. Raises Diverged, or Stopped when `stop` came first."""
-        story = training(self._pace, self.learner.pass_steps)
+        story = training(self._pace, self.learner.pass_steps, self.round, self._begun)
         result: Any = None
         while True:
             try:
                 turn = story.send(result)
             except StopIteration:
-                return
+                return self._pulse.end("training")
             result = self._do(turn)
 
     def _do(self, turn: Turn) -> Any:
@@ -108,8 +121,11 @@ class Trainer:
                 if turn.until_update and done and self._update.waiting():
                     break
                 self.learner.step()
+                self._pulse.beat("training")
         finally:
-            self._note_pass(start_s, self.learner.steps - first_step)
+            done_steps = self.learner.steps - first_step
+            self._begun += done_steps
+            self._note_pass(start_s, done_steps)
 
     def _note_pass(self, start_s: float, steps: int) -> None:
         """The steps that were done count, however the pass ended."""
@@ -120,7 +136,7 @@ class Trainer:
         self._journal.note(
             "pass",
             end_s,
-            round=self._round + 1,
+            round=self.round + 1,
             steps=steps,
             seconds=end_s - start_s,
             cpu_s=time.thread_time(),
@@ -128,9 +144,14 @@ class Trainer:
         )
 
     def _await(self, turn: AwaitUpdate) -> LayerUpdate | None:
+        self._pulse.end("training")  # whoever waits is not stuck
         update = self._update.take(turn.wait)
         self._look_whether_to_stop()
         return update
+
+    def _before_batch(self) -> None:
+        self._pulse.beat("training")
+        self._look_whether_to_stop()
 
     def _look_whether_to_stop(self) -> None:
         if self._stopping:
@@ -145,8 +166,11 @@ class Trainer:
         self.learner.model.push()
         for buffer in update.buffers:
             self._recycle(buffer)
-        self._round = turn.round
-        staleness = Counter(turn.round - peer_round for peer_round in update.peer_rounds)
+        self.round, self._begun = turn.round, 0
+        for source in update.applied:
+            applied = self._ledger.setdefault(source.peer, {})
+            applied[source.layer] = [source.version, source.round]
+        staleness = Counter(turn.round - source.round for source in update.applied)
         self._journal.note(
             "mix",
             end_s,
@@ -157,6 +181,14 @@ class Trainer:
             staleness={str(rounds): number for rounds, number in sorted(staleness.items())},
         )
         self._tell(UpdateTaken(turn.round, update.refused))
+        if self._keeper is not None and self._keeper.due(turn.round):
+            self._keeper.put(self.state())
+
+    def state(self) -> ModelPart:
+        """What the steps to come depend on; for the training thread, or once that has ended."""
+        tensors, plain = self.learner.state()
+        ledger = {peer: dict(layers) for peer, layers in self._ledger.items()}
+        return ModelPart(self.round, self._begun, tensors, plain, ledger)
 
     def _own_layer(self, name: str) -> Any:
         return self._layers[name].values_in(self.learner.model.host)
@@ -173,7 +205,7 @@ class Trainer:
     def _evaluate(self, turn: Evaluate) -> None:
         start_s = self._clock.now()
         result = self.learner.evaluate(
-            self._dataset.test_images, self._dataset.test_labels, self._look_whether_to_stop
+            self._dataset.test_images, self._dataset.test_labels, self._before_batch
         )
         if not isfinite(result.loss):
             raise Diverged(

@@ -28,8 +28,8 @@ class LayerUpdate:
     heads: dict[str, int] = field(default_factory=dict)
     """How many values of each layer are in `sums`."""
     refused: tuple[LayerRefused, ...] = ()
-    peer_rounds: list[int] = field(default_factory=list)
-    """Round of the snapshot that each copy came from, but for the refused ones: the staleness."""
+    applied: list[Source] = field(default_factory=list)
+    """Where each copy came from, but for the refused ones."""
     buffers: list[Buffer] = field(default_factory=list)
     """To be given back once mixed."""
 
@@ -67,7 +67,7 @@ def add_up(
         if reason:
             refused.append(LayerRefused(source.request_id, source.layer, reason))
             continue
-        update.peer_rounds.append(source.round)
+        update.applied.append(source)
         if rest.size:
             update.rests.setdefault(source.layer, LayerSum(own.dtype, rest)).add_sound(rest)
     update.refused = tuple(refused)

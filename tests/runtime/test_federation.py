@@ -21,7 +21,7 @@ import pytest
 from mpls.config import ClusterConfig, builtin, changed
 from mpls.core.trace import Record, read, replay
 from mpls.errors import BadInput
-from mpls.report.progress import TraceFollower, WorkerProgress
+from mpls.report.progress import TraceFollower, WorkerProgress, earlier_lives
 from mpls.report.summary import summarise
 from mpls.runtime.federation import Federation, warm_up
 from tests.runtime.rig import Job
@@ -40,13 +40,15 @@ class Run:
     overrides: dict[str, dict[str, object]]
     when: Callable[[Run], bool] = lambda run: False
     do: Callable[[Run], None] = lambda run: None
+    restarts: int = 0
     workers: list[WorkerProgress] = field(default_factory=list)
     exits: list[int] = field(default_factory=list)
 
     def start(self, folder: Path) -> None:
         self.folder = folder / self.name
         self.folder.mkdir()
-        self.federation = Federation(config(self.overrides), self.folder)
+        settings = config(self.overrides)
+        self.federation = Federation(settings, self.folder, restarts=self.restarts)
         names = [worker.name for worker in self.federation.config.workers]
         self.workers = [WorkerProgress(name) for name in names]
         self._followers = [TraceFollower(self.trace(name)) for name in names]
@@ -108,6 +110,13 @@ RUNS = {
             {"training": {"rounds": 60}},
             lambda run: run.workers[1].round >= 5,
             kill_w1,
+        ),
+        Run(
+            "restarted",
+            {"training": {"rounds": 60}, "checkpoint": {"every_rounds": 2}},
+            lambda run: run.workers[1].round >= 5,
+            kill_w1,
+            restarts=1,
         ),
         Run("diverged", {"model": {"name": "tests.runtime.explosive:mlp"}}),
         Run(
@@ -234,6 +243,20 @@ def test_the_trace_of_a_killed_worker_replays_as_far_as_it_was_written(runs):
     run = runs["killed"].ended()
     difference = replay(read(run.trace("w1")))
     assert difference is None or difference.recorded is None
+
+
+def test_row_19_a_killed_worker_is_started_again_and_goes_on_after_its_checkpoint(runs):
+    run = runs["restarted"].ended()
+    assert run.exits == [0, 0, 0]
+    assert run.federation.restarted == [("w1", -signal.SIGKILL)]
+    assert [worker.lives for worker in run.workers] == [1, 2, 1]
+    assert [worker.round for worker in run.workers] == [60, 60, 60]
+    (first,) = earlier_lives(run.trace("w1"))
+    saved = [record["round"] for record in read(first) if record["kind"] == "checkpoint"]
+    rounds = [record["round"] for record in run.records("w1", "mix")]
+    assert rounds == list(range(saved[-1] + 1, 61))
+    assert saved[-1] >= 4
+    assert replay(read(run.trace("w1"))) is None
 
 
 def test_a_worker_whose_loss_diverges_fails_with_a_reason_and_the_others_finish(runs):

@@ -103,7 +103,7 @@ def test_a_sum_is_that_of_float32_additions_one_after_the_other(drawn):
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_copy_that_is_not_finite_is_refused_by_request_and_layer_and_the_others_count(
+def test_row_50_a_copy_that_is_not_finite_is_refused_by_request_and_layer_and_the_others_count(
     poison, place
 ):
     copies = [copy("fc", 4), copy("fc", 7)]
@@ -111,7 +111,7 @@ def test_a_copy_that_is_not_finite_is_refused_by_request_and_layer_and_the_other
     this_round = Round(*copies)
     update = this_round.add_up()
     assert update.refused == (LayerRefused(place, "fc", "not-finite"),)
-    assert update.peer_rounds == [20 - number for number in range(3) if number != place]
+    assert [it.round for it in update.applied] == [20 - n for n in range(3) if n != place]
     assert mix(update, this_round.own.__getitem__) == 1
     assert this_round.own["fc"].tolist() == [4.0] * 3
 

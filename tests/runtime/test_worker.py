@@ -6,18 +6,23 @@ import multiprocessing
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import count, cycle
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 
+from mpls.checkpoint import decode
 from mpls.config import ClusterConfig, builtin, changed, dumps, load
 from mpls.core.trace import Record, read
 from mpls.errors import BadInput
+from mpls.model.training import Learner
 from mpls.report.progress import TraceFollower, WorkerProgress
 from mpls.runtime import federation
 from mpls.runtime.aggregator import Aggregator
@@ -76,7 +81,8 @@ def test_it_leaves_its_weights_tensor_by_tensor(tmp_path, nobody):
         "fc2.weight": (10, 64),
         "fc2.bias": (10,),
     }
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl", ".safetensors"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["w0.safetensors", "w0.state", "w0.trace.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -171,3 +177,32 @@ def test_a_worker_told_to_end_again_and_again_still_drains(tmp_path, endless):
     endless.join(20)
     assert endless.exitcode == 0
     assert last_state(tmp_path) == ("stopped", "")
+
+
+def test_row_28_clocks_that_jump_an_hour_either_way_change_nothing(tmp_path, nobody, monkeypatch):
+    """Everything is timed by a clock that only goes forward."""
+    jumps = cycle((3600.0, -3600.0))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    assert run(alone(nobody), tmp_path) == 0
+    assert [record["round"] for record in records(tmp_path, "mix")] == [1, 2, 3]
+    times_s = [record["t"] for record in read(tmp_path / "w0.trace.jsonl")]
+    assert 0.0 <= min(times_s) <= max(times_s) < 60.0
+
+
+def test_row_29_an_error_in_a_step_fails_the_worker_and_its_checkpoint_stays(
+    tmp_path, nobody, monkeypatch
+):
+    step, steps = Learner.step, count(1)
+
+    def until_memory_is_full(learner: Learner) -> None:
+        if next(steps) > 22:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        step(learner)
+
+    monkeypatch.setattr(Learner, "step", until_memory_is_full)
+    tables = {"training": {"rounds": 10, "local_steps": 5}, "checkpoint": {"every_rounds": 2}}
+    assert run(alone(nobody, **tables), tmp_path) == 1
+    assert last_state(tmp_path) == ("failed", "training: OutOfMemoryError: CUDA out of memory")
+    newest = max((tmp_path / "w0.state").glob("step-*.safetensors"))
+    assert decode(newest.read_bytes(), str(newest)).round == 4

@@ -1,0 +1,94 @@
+"""How a worker is: what a supervisor, a monitoring system and `mpls status` are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mpls.core.peers import Peer
+from mpls.core.serving import Condition
+from mpls.runtime.journal import Clock
+from mpls.runtime.keeper import Keeper
+
+STUCK_S = 60.0
+"""A thread without a sign of life for this long is stuck; training, also twenty of its steps."""
+STUCK_STEPS = 20
+
+
+class Pulse:
+    """When each thread last got somewhere. Each beats for itself; anybody reads."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._latest_s: dict[str, float] = {}
+
+    def beat(self, thread: str) -> None:
+        """It just did."""
+        self._latest_s[thread] = self._clock.now()
+
+    def end(self, thread: str) -> None:
+        """It has nothing more to do."""
+        self._latest_s.pop(thread, None)
+
+    def forgive(self) -> None:
+        """The whole process stood still, frozen or starved: nobody in it is to blame."""
+        for thread in list(self._latest_s):
+            self.beat(thread)
+
+    def ages_s(self) -> dict[str, float]:
+        """Of each thread that lives, since its last beat."""
+        now = self._clock.now()
+        return {thread: now - latest_s for thread, latest_s in dict(self._latest_s).items()}
+
+
+class Health:
+    """Reads what the threads leave for others, from any thread."""
+
+    def __init__(
+        self,
+        name: str,
+        rounds: int,
+        pulse: Pulse,
+        condition: Callable[[], Condition],
+        peers: Callable[[], Iterable[Peer]],
+        keeper: Keeper,
+        clock: Clock,
+    ) -> None:
+        self._name = name
+        self._rounds = rounds
+        self._pulse = pulse
+        self._condition = condition
+        self._peers = peers
+        self._keeper = keeper
+        self._clock = clock
+
+    def stuck(self) -> str:
+        """Which thread got nowhere for how long; empty while all do."""
+        slow_s = STUCK_STEPS * self._condition().step_s
+        for thread, age_s in self._pulse.ages_s().items():
+            if age_s > (max(STUCK_S, slow_s) if thread == "training" else STUCK_S):
+                return f"{thread}: stuck for {age_s:.0f} s"
+        return ""
+
+    def report(self) -> dict[str, Any]:
+        """As JSON knows it. `healthy` is false when somebody should start the worker again;
+        `troubles` names all that is not as it should be."""
+        condition, stuck = self._condition(), self.stuck()
+        peers = {peer.name: peer.standing for peer in self._peers()}
+        out = [
+            f"peer {name}: {standing}" for name, standing in peers.items() if standing != "ready"
+        ]
+        unsaved = [f"checkpoint: {self._keeper.trouble}"] if self._keeper.trouble else []
+        return {
+            "worker": self._name,
+            "healthy": not stuck,
+            "state": condition.state,
+            "round": condition.round,
+            "rounds": self._rounds,
+            "step_s": condition.step_s,
+            "checkpoint_round": self._keeper.saved_round,
+            "peers": peers,
+            "ages_s": {thread: round(age, 3) for thread, age in self._pulse.ages_s().items()},
+            "up_s": round(self._clock.now(), 3),
+            "troubles": [*([stuck] if stuck else []), *unsaved, *out],
+        }

@@ -6,8 +6,10 @@ virtual time, and writes the records that a live worker writes.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -61,6 +63,17 @@ class Fabric(Protocol):
         """Report how far the worker's pulls have come."""
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint in virtual time."""
+
+    round: int
+    core: dict[str, Any] | None
+    """`Rounds.memory`; None before the first round."""
+    served: Mapping[str, Any]
+    learned: Any
+
+
 class VirtualWorker:
     """Worker `index` of a simulation."""
 
@@ -74,10 +87,10 @@ class VirtualWorker:
         timing: Timing,
         records: WorkerRecorder | None,
         finished: Callable[[], None],
-        done: int = 0,
+        past: Saved | None = None,
         versions: int = 0,
     ) -> None:
-        """After a restart it has `done` rounds behind it, and has published so many versions."""
+        """After a restart it goes on from its `past`, and has published so many versions."""
         self.index = index
         self.spec = spec
         self.name = spec.name
@@ -85,6 +98,11 @@ class VirtualWorker:
         self._records = records
         self._recorded = records.wants if records is not None else _nothing
         self.rounds = Rounds(spec, recorded=self._recorded)
+        self._past_core = past.core if past is not None else None
+        if past is not None and past.core is not None:
+            self.rounds.restore(past.core)
+            self.serving.restore(past.served)
+        done = past.round if past is not None else 0
         self.conductor = Conductor(self.rounds)
         self.condition = Condition("ready", 0, 0.0)
         self.snapshot: Any = None
@@ -112,6 +130,9 @@ class VirtualWorker:
         self._stretch: Stretch | None = None
         self._interruptible = False
         self._step_s = 0.0
+        self.saved = past
+        """The latest checkpoint, if it keeps any."""
+        self._every_rounds = 0
         self._tick: Timer | None = None
         self._tick_s = NEVER_S
 
@@ -119,10 +140,16 @@ class VirtualWorker:
         """Begin to train and to talk."""
         now = self._clock.now
         if self._recorded("header"):
-            self._write(header(self.spec, now))
+            self._write(header(self.spec, now, self._past_core))
         self._note("start")
         self._carry_out(self.conductor.start(now))
         self._turn(None)
+
+    def keep_checkpoints(self, every_rounds: int) -> None:
+        """From now on, so that it can be restarted; 0 keeps only how it is now."""
+        self._every_rounds = every_rounds
+        if self.saved is None:
+            self.saved = Saved(self.round, None, {}, self._learning.save(self.index))
 
     def handle(self, event: Event) -> None:
         """Something reached the core."""
@@ -331,6 +358,16 @@ class VirtualWorker:
             staleness={str(lag): number for lag, number in sorted(lags.items())},
         )
         self.handle(UpdateTaken(turn.round, refused))
+        if self._every_rounds and turn.round % self._every_rounds == 0:
+            self._save()
+
+    def _save(self) -> None:
+        """As live: what is kept of the core is what JSON makes of it. It takes no time."""
+        now = self._clock.now
+        core = json.loads(json.dumps(self.rounds.memory(now)))
+        served = self.serving.memory(self.snapshot)
+        self.saved = Saved(self.round, core, served, self._learning.save(self.index))
+        self._note("checkpoint", round=self.round)
 
     def _publish(self, round_number: int) -> None:
         self.versions += 1

@@ -17,7 +17,7 @@ from sim.record import Recorder
 from sim.twin import Twin
 
 LEAST_KINDS = frozenset(
-    {"plan", "again", "pull", "round", "peer", "publish", "pass", "mix", "state"}
+    {"plan", "again", "pull", "round", "peer", "publish", "pass", "mix", "state", "checkpoint"}
 )
 """What the checks look at; replaying takes everything."""
 SLACK_S = 1e-6
@@ -136,10 +136,14 @@ def applied_once(life: Life) -> Iterator[str]:
 
 
 def mixed_once(lives: Sequence[Life]) -> Iterator[str]:
-    """A worker does each round once, in all its lives together."""
-    rounds = [record["round"] for life in lives for record in life.of("mix")]
-    if rounds != list(range(1, len(rounds) + 1)):
-        yield f"{lives[0].name}: mixed in rounds {rounds}"
+    """A worker does each round once in a life, and begins a life after the round of its newest
+    checkpoint: what was saved is never lost, and never done again."""
+    saved = 0
+    for life in lives:
+        rounds = [record["round"] for record in life.of("mix")]
+        if rounds != list(range(saved + 1, saved + 1 + len(rounds))):
+            yield f"{life.name}: mixed in rounds {rounds} after a checkpoint of round {saved}"
+        saved = max([saved, *(record["round"] for record in life.of("checkpoint"))])
 
 
 def only_ready_peers(life: Life) -> Iterator[str]:

@@ -62,6 +62,8 @@ class Faults:
         self._late_s = twin.config.pull_settings().stall_s + LATE_AFTER_STALL_S
         demand_known(self._faults, twin.config)
         twin.fabric.passage = self._passage
+        if any(fault.kind == "restart" for fault in self._faults):
+            twin.keep_checkpoints()
         for fault in self._faults:
             self._clock.at(fault.at_s, partial(_BEGIN[fault.kind], self, fault))
 

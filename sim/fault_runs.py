@@ -34,7 +34,7 @@ from sim.network import Overhead, drawn_links, make_network
 from sim.timing import Timing
 from sim.twin import Twin
 
-WORKERS, DEGREE, ROUNDS = 8, 4, 20
+WORKERS, DEGREE, ROUNDS, CHECKPOINT_ROUNDS = 8, 4, 20, 3
 SIZES = (20_000, 400_000, 1_500_000, 6_000_000, 3_000_000, 40_000)
 LAYERS = tuple(Layer(f"layer{number}", size) for number, size in enumerate(SIZES))
 LINKS = BandwidthRange(5e6, 15e6)
@@ -66,6 +66,7 @@ def cluster(seed: int) -> ClusterConfig:
         "cluster": {"topology": "k-regular", "degree": DEGREE, "seed": seed},
         "workers": [{"id": i, "address": "127.0.0.1:0"} for i in range(WORKERS)],
         "training": {"rounds": ROUNDS},
+        "checkpoint": {"every_rounds": CHECKPOINT_ROUNDS},
     }
     return changed(builtin().model_copy(update={"workers": ()}), tables, "fault_runs")
 

@@ -100,5 +100,14 @@ class Fitted:
         """Nothing is known."""
         return None
 
+    def save(self, worker: int) -> tuple[Vector, dict[str, object]]:
+        """How far each layer has come, and the draws to come."""
+        return self._paths[worker], self._moves[worker].state()
+
+    def restore(self, worker: int, saved: tuple[Vector, dict[str, object]]) -> None:
+        """See `sim.learning.Learning`."""
+        self._paths[worker], moves = saved
+        self._moves[worker].restore(moves)
+
     def close(self) -> None:
         """Nothing to give back."""

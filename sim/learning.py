@@ -72,5 +72,11 @@ class Learning(Protocol):
     def evaluate(self, worker: int) -> Scores | None:
         """Test the current weights; None where nothing is known."""
 
+    def save(self, worker: int) -> Any:
+        """What a checkpoint keeps of a worker that does not train at this moment."""
+
+    def restore(self, worker: int, saved: Any) -> None:
+        """Its process crashed and comes back with what `save` gave."""
+
     def close(self) -> None:
         """Give processes and memory back."""

@@ -129,6 +129,17 @@ class Real:
             self._await(worker)
         return own.scores
 
+    def save(self, worker: int) -> Weights:
+        """The weights. The order of batches is not kept: the learner in its process goes on."""
+        return self.crew.weights[worker].copy()
+
+    def restore(self, worker: int, saved: Weights) -> None:
+        """See `sim.learning.Learning`."""
+        self._settle(worker)
+        own = self._workers[worker]
+        np.copyto(self.crew.weights[worker], saved)
+        own.scores, own.latest = None, None
+
     def close(self) -> None:
         """See `sim.learning.Learning`."""
         self.crew.close()

@@ -99,6 +99,15 @@ class Replaying:
         test = (own.round, "mixed") if own.mixed else (own.round + 1, "local")
         return own.scores.get(test)
 
+    def save(self, worker: int) -> int:
+        """Its round. Of the recorded passes each is used once, whatever is done again."""
+        return self._workers[worker].round
+
+    def restore(self, worker: int, saved: int) -> None:
+        """See `sim.learning.Learning`."""
+        own = self._workers[worker]
+        own.round, own.mixed = saved, False
+
     def close(self) -> None:
         """Nothing to give back."""
 

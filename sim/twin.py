@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mpls.config import ClusterConfig
 from mpls.core.spec import WorkerSpec
 from sim.clock import Clock
-from sim.driver import VirtualWorker
+from sim.driver import Saved, VirtualWorker
 from sim.fabric import Fabric
 from sim.learning import Learning
 from sim.network import Network
@@ -64,7 +64,7 @@ class Twin:
         self._records = [
             recorder.of(worker.name) if recorder is not None else None for worker in config.workers
         ]
-        self.workers = [self._worker(worker.id, 0, 0) for worker in config.workers]
+        self.workers = [self._worker(worker.id, None, 0) for worker in config.workers]
         self.fabric.join(self.workers)
 
     def run(self) -> Ended:
@@ -92,16 +92,24 @@ class Twin:
             self._training -= 1
 
     def restart(self, index: int) -> VirtualWorker:
-        """A crashed worker begins anew where its rounds had ended: it believes nothing yet."""
+        """A crashed worker goes on from its newest checkpoint."""
         old = self.workers[index]
         assert not old.alive
+        assert old.saved is not None, "who keeps no checkpoint cannot be restarted"
         self._training += old.finished
-        worker = self.workers[index] = self._worker(index, old.round, old.versions)
+        self._learning.restore(index, old.saved.learned)
+        worker = self.workers[index] = self._worker(index, old.saved, old.versions)
+        worker.keep_checkpoints(self.config.checkpoint.every_rounds)
         self.fabric.replace(worker)
         worker.start()
         return worker
 
-    def _worker(self, index: int, done: int, versions: int) -> VirtualWorker:
+    def keep_checkpoints(self) -> None:
+        """As live workers do; for simulations in which somebody is restarted."""
+        for worker in self.workers:
+            worker.keep_checkpoints(self.config.checkpoint.every_rounds)
+
+    def _worker(self, index: int, past: Saved | None, versions: int) -> VirtualWorker:
         return VirtualWorker(
             index,
             spec_of(self.config, index, self._learning),
@@ -111,7 +119,7 @@ class Twin:
             self.timings[index],
             self._records[index],
             self._note_finished,
-            done,
+            past,
             versions,
         )
 

@@ -62,6 +62,7 @@ def command(
     if exact:
         metrics, page = exactly(of), None
     else:
+        _demand_whole(of)
         found = Comparison(of, _calibrated(calibration, runs, say), varied, jobs, say)
         metrics, page = found.metrics(), found.write_page
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,6 +95,17 @@ def _read(folders: Sequence[Path], bw: str | None) -> list[Any]:
         return runs
     table = {"network": {"emulate": str(parse_bandwidth(bw))}}
     return [with_config(run, changed(run.recorded.config, table)) for run in runs]
+
+
+def _demand_whole(runs: Sequence[Any]) -> None:
+    """A twin begins at the beginning."""
+    for run in runs:
+        for name, records in run.records.items():
+            if any(it["kind"] == "header" and it.get("resumed") is not None for it in records):
+                raise BadInput(
+                    f"{run.recorded.place}: {name} began with a checkpoint, where no twin can;"
+                    " --exact judges its decisions and bytes"
+                )
 
 
 def _calibrated(given: Path | None, runs: Sequence[Path], say: Callable[[str], None]) -> Any:

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from mpls.config import builtin, changed
 from mpls.core import bandwidth
 from mpls.core.calibration import ModelCost
+from mpls.core.round import Rounds
+from mpls.core.spec import WorkerSpec
 from sim import calibration
 from sim.calibration import Calibration
 from sim.cli import main
@@ -130,6 +132,21 @@ def test_an_event_that_the_core_objects_to_is_a_difference_too(copy: Path) -> No
     tamper(copy, taken_again)
     found = exact.decisions_of([read_course(copy)])
     assert exact.decision_replay(found).verdict == "missed"
+
+
+def test_a_run_that_began_with_a_checkpoint_is_judged_by_its_decisions_and_bytes_only(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = copy / "w1.trace.jsonl"
+    lines = trace.read_text().splitlines()
+    at, header = next((n, it) for n, it in enumerate(map(json.loads, lines)) if "spec" in it)
+    lines[at] = json.dumps(
+        {**header, "resumed": Rounds(WorkerSpec.from_plain(header["spec"])).memory(0.0)}
+    )
+    trace.write_text("\n".join(lines) + "\n")
+    assert main(["compare", str(copy)]) == 2
+    assert "w1 began with a checkpoint" in capsys.readouterr().err
+    assert main(["compare", str(copy), "--exact"]) == 0
 
 
 def test_one_byte_more_on_the_wire_is_noticed(copy: Path) -> None:

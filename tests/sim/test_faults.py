@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mpls.config import changed
 from mpls.core.plan import Layer
 from mpls.core.trace import replay
 from mpls.errors import BadInput
@@ -20,9 +21,12 @@ LAYERS = (Layer("small", 1_000), Layer("big", 20_000_000))
 class Disturbed:
     """Two workers that pull all of each other's layers, and what became of them."""
 
-    def __init__(self, *faults: Fault, rounds: int = 6, workers: int = 2) -> None:
+    def __init__(
+        self, *faults: Fault, rounds: int = 6, workers: int = 2, every_rounds: int = 1
+    ) -> None:
         self.faults = Faults(faults, seed=1)
         config = cluster(workers, "appg", rounds, topology="full")
+        config = changed(config, {"checkpoint": {"every_rounds": every_rounds}})
         self.run = simulate(
             config,
             net="links",
@@ -49,19 +53,28 @@ class Disturbed:
         return [(at_s, message) for at_s, message in sent if message["is"] == kind]
 
 
-def test_a_crash_in_mid_pull_is_noticed_at_once_and_the_others_go_on():
+def test_row_01_a_crash_in_mid_pull_is_noticed_at_once_and_the_others_go_on():
     seen = Disturbed(Fault(5.0, "crash", worker=1), workers=3)
     assert ("disconnected", 5.0) in seen.attempts()
     assert seen.run.ended.rounds == (6, 2, 6)
     assert all(one["peer"] == "w2" for one in seen.of("pull") if one["start_s"] > 5.0)
 
 
-def test_a_restarted_worker_goes_on_with_its_rounds_and_versions_and_believes_nothing():
-    seen = Disturbed(Fault(5.0, "restart", worker=1, for_s=3.0))
+def test_a_restarted_worker_goes_on_after_its_checkpoint_with_the_beliefs_of_it():
+    seen = Disturbed(Fault(5.0, "restart", worker=1, for_s=3.0), every_rounds=2)
     assert seen.run.ended.rounds == (6, 6)
     assert [one["round"] for one in seen.of("mix", "w1")] == [1, 2, 3, 4, 5, 6]
     versions = [one["version"] for one in seen.of("snapshot", "w1")]
     assert versions == list(range(1, len(versions) + 1))
+    believed = seen.of("header", "w1")[1]["resumed"]["peers"]["w0"]["bandwidth"]
+    assert believed["measured"]
+    assert seen.of("plan", "w1")[2]["bandwidth_Bps"] == {"w0": believed["value_Bps"]}
+
+
+def test_what_was_done_after_the_newest_checkpoint_is_done_again():
+    seen = Disturbed(Fault(5.0, "restart", worker=1, for_s=3.0), every_rounds=10)
+    assert [one["round"] for one in seen.of("mix", "w1")] == [1, 2, 1, 2, 3, 4, 5, 6]
+    assert seen.run.ended.rounds == (6, 6)
     again = [one for one in seen.of("plan", "w1") if one["t"] == 8.0]
     assert [one["bandwidth_Bps"] for one in again] == [{}]
 
@@ -82,7 +95,7 @@ def test_each_life_of_a_restarted_worker_replays():
     assert replay(records[starts[1] :]) is None
 
 
-def test_a_long_freeze_is_noticed_after_heartbeats_and_a_short_one_only_takes_time():
+def test_row_02_a_long_freeze_is_noticed_after_heartbeats_and_a_short_one_only_takes_time():
     assert Disturbed(Fault(5.0, "freeze", worker=1, for_s=6.0)).faults.downs[0, 1] == [8.4]
     short = Disturbed(Fault(5.0, "freeze", worker=1, for_s=2.0))
     assert not short.faults.downs[0, 1]
@@ -104,7 +117,7 @@ def test_a_slow_worker_takes_longer_for_a_pass():
     assert passes_s == pytest.approx([2.0, 2.0, 6.0, 2.0, 2.0, 2.0])
 
 
-def test_a_cut_of_two_seconds_lets_the_pull_go_on_where_it_was():
+def test_row_06_a_cut_of_two_seconds_lets_the_pull_go_on_where_it_was():
     seen = Disturbed(Fault(5.0, "cut", link=(0, 1), for_s=2.0))
     assert not seen.faults.downs
     assert {outcome for outcome, _ in seen.attempts()} == {"ok"}
@@ -144,26 +157,26 @@ def test_a_cut_of_five_seconds_takes_the_peer_out_of_plans_until_it_is_heard_aga
     assert seen.run.ended.rounds == (6, 6)
 
 
-def test_a_cut_one_way_loses_messages_one_way_and_the_connections_of_both():
+def test_row_05_a_cut_one_way_loses_messages_one_way_and_the_connections_of_both():
     seen = Disturbed(Fault(5.0, "cut-one-way", link=(0, 1), for_s=5.0))
     assert seen.faults.downs == {(0, 1): [8.4], (1, 0): [8.4]}
     assert seen.run.ended.rounds == (6, 6)
 
 
-def test_a_slow_link_makes_pulls_last_longer():
+def test_row_09_a_slow_link_makes_pulls_last_longer():
     seen = Disturbed(Fault(3.0, "slow-link", link=(0, 1), for_s=2.0, factor=0.5))
     assert seen.of("attempt")[0]["seconds"] == pytest.approx(2.0001 + 0.5, abs=0.6)
     assert seen.of("attempt")[0]["seconds"] > 2.4
 
 
-def test_a_flapping_link_moves_half_as_much_and_keeps_its_connections():
+def test_row_07_a_flapping_link_moves_half_as_much_and_keeps_its_connections():
     seen = Disturbed(Fault(4.0, "flapping", worker=1, for_s=5.0))
     assert not seen.faults.downs
     across = next(one for one in seen.of("attempt") if one["t"] > 5.0)
     assert across["seconds"] > 3.0
 
 
-def test_a_partition_cuts_the_links_between_its_groups_only():
+def test_row_08_a_partition_cuts_the_links_between_its_groups_only():
     seen = Disturbed(Fault(5.0, "partition", groups=((0, 1),), for_s=5.0), workers=4)
     assert set(seen.faults.downs) == {(a, b) for a in (0, 1) for b in (2, 3)} | {
         (b, a) for a in (0, 1) for b in (2, 3)
@@ -171,20 +184,20 @@ def test_a_partition_cuts_the_links_between_its_groups_only():
     assert seen.run.ended.rounds == (6, 6, 6, 6)
 
 
-def test_lost_messages_are_missed_after_the_stall_time():
+def test_row_12_lost_messages_are_missed_after_the_stall_time():
     seen = Disturbed(Fault(4.5, "loss", link=(0, 1), for_s=4.0, factor=1.0))
     news = [(one["standing"], one["why"]) for one in seen.of("peer") if 7.0 < one["t"] < 9.0]
     assert news[0] == ("away", "timed-out")
     assert not seen.faults.downs
 
 
-def test_a_reply_that_comes_twice_is_dropped_and_changes_nothing():
+def test_row_13_a_reply_that_comes_twice_is_dropped_and_changes_nothing():
     seen = Disturbed(Fault(3.0, "duplicate", link=(0, 1), for_s=9.0))
     assert seen.twin.workers[0].conductor.dropped > 0
     assert seen.run.ended == Disturbed().run.ended
 
 
-def test_a_late_reply_is_dropped_after_its_request_has_ended():
+def test_row_13_a_late_reply_is_dropped_after_its_request_has_ended():
     seen = Disturbed(Fault(5.0, "late", link=(0, 1), for_s=3.0))
     assert seen.twin.workers[0].conductor.dropped > 0
     assert seen.run.ended.rounds == (6, 6)

@@ -22,7 +22,9 @@ def clean(strategy: str, norm_clip: float = NORM_CLIP) -> Learned:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("strategy", ["mpls", "appg"])
 @pytest.mark.parametrize("lie", [*LIES, STALE])
-def test_one_bad_peer_of_four_costs_at_most_a_point_of_accuracy(lie: str, strategy: str) -> None:
+def test_row_51_one_bad_peer_of_four_costs_at_most_a_point_of_accuracy(
+    lie: str, strategy: str
+) -> None:
     seen = learned(lie, strategy, NORM_CLIP)
     assert seen.accuracy >= clean(strategy).accuracy - POINT
     assert seen.refused[f"w{LIAR}"] > 0
@@ -50,6 +52,6 @@ def test_a_liar_is_noticed_within_a_few_rounds_and_left_out() -> None:
     assert "away" in seen.standings
 
 
-def test_a_peer_that_sends_no_numbers_is_quarantined() -> None:
+def test_row_50_a_peer_that_sends_no_numbers_is_quarantined() -> None:
     seen = learned("not finite", "appg", NORM_CLIP, rounds=6)
     assert "quarantined" in seen.standings

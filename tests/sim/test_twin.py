@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_hash_and_another_seed_another():
     assert first.recorder.sha256() != other.recorder.sha256()
 
 
-def test_the_hash_is_the_same_on_every_machine_and_python():
+def test_row_63_the_hash_is_the_same_on_every_machine_and_python():
     """A change of this value is a change of what the twin decides or records."""
     run = simulate(cluster(8, topology="k-regular", rounds=4), net="fluid", nic_Bps=12.5e6)
     assert run.recorder.sha256() == GOLDEN

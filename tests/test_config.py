@@ -162,7 +162,7 @@ def test_the_words_for_models_are_those_that_the_model_room_knows() -> None:
         ("logging", "level", '"loud"', "must be one of debug, info, warning, error"),
     ],
 )
-def test_a_bad_value_is_named_with_what_is_allowed(
+def test_row_58_a_bad_value_is_named_with_what_is_allowed(
     table: str, key: str, value: str, allowed: str
 ) -> None:
     line = complaint(f"{TWO}[{table}]\n{key} = {value}")
@@ -189,7 +189,7 @@ def test_a_bad_value_is_named_with_what_is_allowed(
         ("127.0.0.1:5701", "worker 0 has it already"),
     ],
 )
-def test_an_address_that_nobody_can_use_is_refused(address: str, why: str) -> None:
+def test_row_58_an_address_that_nobody_can_use_is_refused(address: str, why: str) -> None:
     assert why in complaint(TWO.replace("127.0.0.1:5700", address))
 
 

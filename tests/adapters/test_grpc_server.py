@@ -47,7 +47,7 @@ def target(port: int) -> Iterator[Target]:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_it_conforms(check: Callable[[Target], None], target: Target) -> None:
+def test_row_56_and_57_it_conforms(check: Callable[[Target], None], target: Target) -> None:
     check(target)
 
 

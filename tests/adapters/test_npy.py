@@ -77,7 +77,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_flat_file_of_ten_float32_is_refused_before_anything_is_allocated(
+def test_row_57_what_is_no_flat_file_of_ten_float32_is_refused_before_anything_is_allocated(
     name: str,
 ) -> None:
     file, kind = BAD[name]

@@ -65,7 +65,7 @@ def test_the_round_trip_and_the_server_s_own_wait_are_no_part_of_a_short_transfe
 
 
 @given(st.integers(1, 10**8), st.floats(0, 1e9), st.booleans())
-def test_no_claim_makes_a_server_seem_more_than_twice_as_fast(
+def test_row_52_no_claim_makes_a_server_seem_more_than_twice_as_fast(
     layer_bytes: int, claimed_s: float, marked: bool
 ) -> None:
     pull = whole(layer_bytes, 0.0, claimed_s, marked and layer_bytes > CHUNK_BYTES)

@@ -58,7 +58,7 @@ def test_a_layer_score_is_a_share_of_the_progress_of_all_peers() -> None:
     assert q.tolist() == [[0.25, 0.0], [0.75, 1.0]]
 
 
-def test_a_sum_of_zero_is_shared_evenly() -> None:
+def test_row_53_a_sum_of_zero_is_shared_evenly() -> None:
     assert selection.shares(np.zeros(4)).tolist() == [0.25] * 4
     assert selection.layer_scores(np.array([[0.0, 1.0], [0.0, 3.0]])).tolist() == [
         [0.5, 0.25],
@@ -151,7 +151,7 @@ def test_the_arrays_hold_the_bits_of_plain_python(
 
 
 @given(st.lists(st.floats(0, 1e9), min_size=2, max_size=9), st.floats(0, 1), st.data())
-def test_whatever_it_claims_a_peer_s_score_is_bounded_by_its_measured_bandwidth(
+def test_row_52_whatever_it_claims_a_peer_s_score_is_bounded_by_its_measured_bandwidth(
     bandwidths_Bps: list[float], tau1: float, data: st.DataObject
 ) -> None:
     count = len(bandwidths_Bps)

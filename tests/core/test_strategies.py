@@ -86,7 +86,7 @@ def test_the_table_has_exactly_the_strategies_of_the_settings() -> None:
     st.sampled_from(["paper", "off", "downlink"]),
     st.sampled_from([0.0, 0.3, 1.0]),
 )
-def test_any_finite_view_gives_a_sound_plan(
+def test_row_53_any_finite_view_gives_a_sound_plan(
     view: View, strategy: str, scheduler: str, tie: str, fill: str, tau1: float
 ) -> None:
     made = plan(view, strategy, scheduler=scheduler, tie=tie, fill=fill, tau1=tau1, tau2=1 - tau1)
@@ -136,7 +136,7 @@ def test_a_peer_without_bandwidth_is_as_if_it_were_not_there(strategy: str) -> N
 
 
 @EVERY
-def test_without_peers_every_layer_is_unserved(strategy: str) -> None:
+def test_row_53_without_peers_every_layer_is_unserved(strategy: str) -> None:
     made = plan(replace(THREE, peers=()), strategy)
     assert made.unserved == tuple(NAMES)
     assert made.makespan_s == 0.0

@@ -225,7 +225,7 @@ def test_progress_of_before_is_forgotten_when_a_peer_is_greeted_anew() -> None:
     assert watch.peer.view().progress is None
 
 
-def test_a_histogram_that_is_none_leaves_the_peer_usable() -> None:
+def test_row_52_a_histogram_that_is_none_leaves_the_peer_usable() -> None:
     def odd(message: protocol.Message, now: float) -> Event | None:
         if isinstance(message, protocol.Hello):
             return Replied(protocol.Welcome(message.id, "w1", "m", (0.5, 0.9), 100))

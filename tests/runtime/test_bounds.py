@@ -346,7 +346,7 @@ def test_a_worker_without_weights_yet_answers_hello_and_says_that_it_is_starting
 # --- logs ---
 
 
-def test_row_61_and_62_a_peer_cannot_flood_the_log_nor_write_what_it_likes_there(store, caplog):
+def test_row_62_and_61_a_peer_cannot_flood_the_log_nor_write_what_it_likes_there(store, caplog):
     caplog.set_level(logging.WARNING, logger="mpls")
     nasty = "\x1b[2J\n\u202e" * 50_000
     header = encode(STATUS)[0]

@@ -120,7 +120,7 @@ def answers_all_garbage(server: Server, port: int, store: SnapshotStore) -> None
     "noise",
     [b"GET / HTTP/1.1\r\nHost: w0\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01", bytes(range(256))],
 )
-def test_noise_on_the_port_ends_nothing(place, noise):
+def test_row_43_noise_on_the_port_ends_nothing(place, noise):
     _, port, _ = place
     for _ in range(5):
         with (

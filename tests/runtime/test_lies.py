@@ -66,7 +66,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("what", LIES)
-def test_a_lie_ends_the_request_that_it_answers_and_no_other(what):
+def test_row_49_a_lie_ends_the_request_that_it_answers_and_no_other(what):
     asked: list[protocol.Status] = []
 
     def lie(message: Any) -> list[Any]:
@@ -93,7 +93,7 @@ def test_a_lie_ends_the_request_that_it_answers_and_no_other(what):
         assert answer.reply.id == status.id
 
 
-def test_a_layer_with_a_wrong_sum_is_refused_and_the_server_is_told_to_stop():
+def test_row_55_a_layer_with_a_wrong_sum_is_refused_and_the_server_is_told_to_stop():
     got: list[Any] = []
 
     def lie(message: Any) -> list[Any]:

@@ -95,7 +95,7 @@ def check_one_pull(puller: Puller, published: dict[int, dict[str, int]]) -> int:
 
 
 @pytest.mark.parametrize("progress", ["displacement", "path"])
-def test_every_served_snapshot_is_bit_for_bit_what_was_published(progress):
+def test_row_15_every_served_snapshot_is_bit_for_bit_what_was_published(progress):
     store = MODEL.store()
     check_pulls_while_training(store, progress)
     assert store.latest().version >= PUBLICATIONS

@@ -86,7 +86,7 @@ def test_whoever_has_not_said_hello_is_refused(place, request_of_a_stranger):
         assert raw.receive() == protocol.Error(7, "refused", "say hello first")
 
 
-def test_a_peer_with_another_model_is_told_both_hashes_and_gets_nothing(place):
+def test_row_54_a_peer_with_another_model_is_told_both_hashes_and_gets_nothing(place):
     _, port, _ = place
     with Raw(port) as raw:
         raw.send(protocol.Hello(5, "w1", "f" * 64, (1.0, 0.0), 10))
@@ -211,7 +211,7 @@ def test_layers_come_whole_in_order_bit_for_bit_with_their_sums(place):
     assert len({chunk.wait_s for chunk in chunks}) == 1
 
 
-def test_an_unknown_layer_is_an_error_that_names_it_and_never_another_layer(place):
+def test_row_48_an_unknown_layer_is_an_error_that_names_it_and_never_another_layer(place):
     _, port, _ = place
     with Raw(port) as raw:
         raw.greet(W1)

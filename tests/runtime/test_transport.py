@@ -299,7 +299,7 @@ def test_a_probe_is_over_with_its_answer():
 # --- one owner ---
 
 
-def test_a_socket_touched_by_another_thread_names_both_threads():
+def test_row_60_a_socket_touched_by_another_thread_names_both_threads():
     with Puller(W1, {"w0": 1}) as puller:
         owner = threading.current_thread().name
         for touch in (

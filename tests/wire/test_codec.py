@@ -164,7 +164,7 @@ def test_a_hello_with_the_keys_of_another_version_is_refused_by_both_numbers() -
     assert caught.value.code == "unsupported"
 
 
-def test_a_type_of_another_version_is_unsupported() -> None:
+def test_row_47_a_type_of_another_version_is_unsupported() -> None:
     with pytest.raises(ProtocolError, match='"gossip" is not in protocol version 1') as caught:
         decode(samples.frames_of({"t": "gossip", "id": 7}))
     assert (caught.value.code, caught.value.request_id) == ("unsupported", 7)

@@ -210,7 +210,9 @@ EXTRA_TIME_LIMIT_S = 0.05
     ("kind", "nasty"),
     [pytest.param(kind, nasty, id=name) for kind, name, nasty in CORPUS],
 )
-def test_a_nasty_message_is_refused_and_can_be_answered(kind: str, nasty: Sequence[Any]) -> None:
+def test_row_45_a_nasty_message_is_refused_and_can_be_answered(
+    kind: str, nasty: Sequence[Any]
+) -> None:
     with pytest.raises(ProtocolError) as caught:
         decode(nasty)
     assert caught.value.kind == kind
@@ -218,7 +220,7 @@ def test_a_nasty_message_is_refused_and_can_be_answered(kind: str, nasty: Sequen
     assert encode(refusal(caught.value))
 
 
-def test_no_nasty_message_costs_much_memory() -> None:
+def test_row_45_no_nasty_message_costs_much_memory() -> None:
     tracemalloc.start()
     try:
         for _, name, nasty in CORPUS:

@@ -44,8 +44,10 @@ def show(file: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"file": str(path), **checkpoint.state}))
         return
-    for name, value in _about(path, len(data), checkpoint):
-        click.echo(f"{name:<12}{value}")
+    about = _about(path, len(data), checkpoint)
+    width = max(len(name) for name, _ in about)
+    for name, value in about:
+        click.echo(f"{name:<{width}}  {value}")
 
 
 @command.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -38,6 +39,8 @@ from mpls.runtime.outfit import Adapter, Outfit, by_zmq
 from mpls.runtime.snapshots import SnapshotStore
 from mpls.runtime.state_folder import StateFolder
 from mpls.runtime.trainer import Trainer
+
+log = logging.getLogger("mpls")
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class Parts:
         self.spec = self._spec(model.manifest, table[self._id])
         self._identity = Identity(self.spec.name, self.spec.model, config.learning())
         self._past = state.resume(self._identity, self._place.fresh)
+        if self._past and self._past.round >= self.spec.pace.rounds:
+            log.info("all %d rounds are done already; --fresh begins anew", self.spec.pace.rounds)
         self._begin_trace(table)
         self.learner = Learner(
             model,

@@ -65,11 +65,15 @@ def test_it_goes_on_after_the_round_of_its_checkpoint_and_its_trace_replays(tmp_
     assert replay(read(tmp_path / "two" / "w0.trace.jsonl")) is None
 
 
-def test_a_worker_whose_rounds_are_done_has_nothing_to_do_and_ends_well(tmp_path: Path) -> None:
+def test_a_worker_whose_rounds_are_done_says_so_and_ends_well(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="mpls")
     state = tmp_path / STATE
     live(tmp_path / "one", cluster(), state)
     assert live(tmp_path / "two", cluster(), state) == 0
     assert rounds(tmp_path / "two") == []
+    assert "all 6 rounds are done already" in caplog.text
     one, two = (load_file(tmp_path / life / "w0.safetensors") for life in ("one", "two"))
     assert all((values == two[name]).all() for name, values in one.items())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any
 
 from mpls.core.peers import Peer
@@ -64,9 +65,11 @@ class Health:
 
     def stuck(self) -> str:
         """Which thread got nowhere for how long; empty while all do."""
-        slow_s = STUCK_STEPS * self._condition().step_s
+        step_s = self._condition().step_s
+        # Before its first pass is over nobody knows how long a step takes.
+        steps_s = max(STUCK_S, STUCK_STEPS * step_s) if step_s else inf
         for thread, age_s in self._pulse.ages_s().items():
-            if age_s > (max(STUCK_S, slow_s) if thread == "training" else STUCK_S):
+            if age_s > (steps_s if thread == "training" else STUCK_S):
                 return f"{thread}: stuck for {age_s:.0f} s"
         return ""
 

@@ -115,6 +115,7 @@ class Trainer:
 
     def _train(self, turn: Train) -> None:
         start_s, first_step = self._clock.now(), self.learner.steps
+        self._pulse.beat("training")
         try:
             for done in range(turn.steps):
                 self._look_whether_to_stop()

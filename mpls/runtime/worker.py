@@ -192,9 +192,14 @@ class Worker:
         if not training.is_alive():
             self._save_weights()
         if not alive and not self._failure:
-            self._parts.keeper.write(
-                self._parts.trainer.state(), self._parts.aggregator.state(self._parts.trainer.round)
-            )
+            self._save_state()
+
+    def _save_state(self) -> None:
+        """Who was told to end must not seem to be saved when it is not."""
+        parts = self._parts
+        parts.keeper.write(parts.trainer.state(), parts.aggregator.state(parts.trainer.round))
+        if parts.keeper.trouble:
+            self._failure = f"checkpoint: {parts.keeper.trouble}"
 
     def _save_weights(self) -> None:
         """The final weights, tensor by tensor; whoever compares workers reads these."""

@@ -67,6 +67,14 @@ def test_twenty_slow_steps_are_not_stuck_but_a_network_loop_is() -> None:
     assert health(clock, pulse, step_s=1e9).stuck() == "aggregation: stuck for 61 s"
 
 
+def test_a_first_pass_may_have_steps_of_any_length() -> None:
+    clock = Hand()
+    pulse = Pulse(clock)
+    pulse.beat("training")
+    clock.s = 1e6
+    assert health(clock, pulse, step_s=0.0).stuck() == ""
+
+
 def test_who_ended_or_waits_is_not_stuck_and_a_frozen_process_is_forgiven() -> None:
     clock = Hand()
     pulse = Pulse(clock)

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from mpls.checkpoint import Checkpoint, decode
+from mpls.checkpoint.disk import OsDisk
 from mpls.config import ClusterConfig, builtin, changed, dumps
 from mpls.core.trace import Record, read, replay
 from mpls.errors import BadInput, Refused
@@ -115,6 +116,23 @@ def test_row_22_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     live(tmp_path / "two", cluster(), state)
     assert f"{damaged}: damaged" in caplog.text
     assert rounds(tmp_path / "two") == [5, 6]
+
+
+def test_row_21_who_cannot_save_itself_goes_on_and_does_not_end_as_if_it_could(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(OsDisk, "write", full)
+    assert live(tmp_path / "one", cluster(), tmp_path / STATE) == 1
+    assert rounds(tmp_path / "one") == [1, 2, 3, 4, 5, 6]
+    failed = [record.get("failed", "") for record in records(tmp_path / "one", "checkpoint")]
+    assert len(failed) == 4
+    assert all(why.endswith("No space left on device") for why in failed)
+    *_, last = records(tmp_path / "one", "state")
+    assert last["state"] == "failed"
+    assert last["reason"].startswith("checkpoint: ")
 
 
 def test_row_25_a_second_process_of_the_same_worker_is_refused(tmp_path: Path) -> None:

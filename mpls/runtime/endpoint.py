@@ -21,10 +21,9 @@ class Endpoint:
     def __init__(self, port: int, report: Report) -> None:
         try:
             self._server = ThreadingHTTPServer((HOST, port), _handler(report))
-        except OSError as error:
-            raise BadInput(
-                f"[metrics] port: cannot listen on {HOST}:{port}: {error.strerror}"
-            ) from None
+        except (OSError, OverflowError) as error:  # the latter for a port beyond 65535
+            why = getattr(error, "strerror", None) or str(error)
+            raise BadInput(f"[metrics] port: cannot listen on {HOST}:{port}: {why}") from None
         self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()

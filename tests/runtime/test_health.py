@@ -127,3 +127,8 @@ def test_a_port_in_use_is_bad_input() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(BadInput, match=rf"\[metrics\] port: cannot listen on .*{port}"):
             Endpoint(port, dict)
+
+
+def test_a_port_beyond_the_last_is_bad_input() -> None:
+    with pytest.raises(BadInput, match=r"cannot listen on 127\.0\.0\.1:65536"):
+        Endpoint(65_536, dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mpls.core.bandwidth import BandwidthEstimator, Stretch
@@ -65,6 +66,20 @@ class Beliefs:
         self.gate.keep(self.peers)
         self.jitter.restore(memory["jitter"])
         self._pauses.restore(memory["pauses"])
+
+    def replace_peers(self, names: tuple[str, ...]) -> tuple[list[Peer], list[Peer]]:
+        """These are the peers now; returns those who joined and those who left. One who left and
+        comes back is a stranger."""
+        before, prior_Bps = self.peers, self.spec.pull.prior_bandwidth_Bps
+        self.peers = {
+            name: before.get(name) or Peer(name, BandwidthEstimator(prior_Bps)) for name in names
+        }
+        self.spec = replace(self.spec, peers=names)
+        self.gate.keep(names)
+        left = [peer for name, peer in before.items() if name not in self.peers]
+        for peer in left:
+            peer.removed = True
+        return [peer for name, peer in self.peers.items() if name not in before], left
 
     def view(self) -> View:
         """What the next plan is made from: the peers that are ready."""

@@ -39,6 +39,9 @@ class Stories(Protocol):
     def round(self, number: int, now: float) -> Story:
         """The story of one aggregation round."""
 
+    def change_peers(self, names: tuple[str, ...], now: float) -> Iterable[Story]:
+        """These are the peers now; stories that begin with that."""
+
 
 class Conductor:
     """See the module's text for the caller's duties."""
@@ -146,6 +149,15 @@ class Conductor:
         if self._publishing is not None and self._publishing[0] == event.round:
             self._resume(self._publishing[1], event)
             self._publishing = None
+
+    def _on_peers_changed(self, event: messages.PeersChanged) -> None:
+        if self.draining:
+            return
+        for story in self._stories.change_peers(event.peers, self._now):
+            self._spawn(story)
+        for attempt in list(self._attempts.values()):
+            if attempt.request.peer not in event.peers:
+                self._cancel(attempt, "removed")
 
     def _on_drained(self, _: messages.Drained) -> None:
         self.draining = True
@@ -352,6 +364,7 @@ _HANDLERS: dict[type, Any] = {
     messages.RequestFailed: Conductor._on_failure,
     messages.RoundDue: Conductor._on_round_due,
     messages.UpdateTaken: Conductor._on_update_taken,
+    messages.PeersChanged: Conductor._on_peers_changed,
     messages.Drained: Conductor._on_drained,
     messages.Ticked: Conductor._on_tick,
 }

@@ -87,6 +87,14 @@ class UpdateTaken:
 
 
 @dataclass(frozen=True)
+class PeersChanged:
+    """From now on the worker may talk to these, and to nobody else: the cluster file was read anew.
+    The driver reaches them by the time that it hands this in."""
+
+    peers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Drained:
     """The worker stops: whatever is under way is to be cancelled."""
 
@@ -104,6 +112,7 @@ Event = Union[
     RequestFailed,
     RoundDue,
     UpdateTaken,
+    PeersChanged,
     Drained,
     Ticked,
 ]

@@ -56,11 +56,15 @@ class LayerSum:
         self._total = values if self._total is None else self._added(self._total, values)
         self.count += 1
 
-    def mix_into(self, own: Values) -> None:
-        """Eq. 1, in place. With no copy, `own` stays as it is."""
+    def mix_into(self, own: Values, keep_own: bool = True) -> None:
+        """Eq. 1, in place; without `keep_own` the mean of the copies takes the place of `own`. With
+        no copy, `own` stays as it is."""
         if self._total is None:
             return
         assert own.shape == self._total.shape
+        if not keep_own:
+            np.divide(self._total, self.count, out=own)
+            return
         models = self.count + 1
         halving = models & (models - 1) == 0
         for part in _blocks(own.size):

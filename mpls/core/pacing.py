@@ -41,7 +41,9 @@ class AwaitUpdate:
 
 @dataclass(frozen=True)
 class Mix:
-    """Apply Eq. 1 to the current weights and report the update as taken. Resumed with None."""
+    """Apply Eq. 1 to the current weights and report the update as taken. In round 0, before any
+    training, they count for nothing: the mean of the copies takes their place. Resumed with None.
+    """
 
     round: int
     update: Any
@@ -69,6 +71,9 @@ TrainerStory = Generator[Turn, Any, None]
 def training(pace: PaceSettings, pass_steps: int, done: int = 0, begun: int = 0) -> TrainerStory:
     """The run of one trainer, after the `done` rounds that it did before a restart, and so many
     local steps of the next. `pass_steps` is the length of one pass over its shard."""
+    if pace.bootstrap == "peers" and not (done or begun):
+        yield AskRound(0)
+        yield Mix(0, (yield AwaitUpdate(0)))
     yield PublishSnapshot(done)
     steps = pace.local_steps or pass_steps
     if pace.pace == "free":

@@ -62,6 +62,8 @@ class Peer:
     strikes: int = 0
     struck_s: float = float("-inf")
     out_until_s: float = float("-inf")
+    removed: bool = False
+    """It is no peer any more: whoever is in the middle of something with it ends that."""
 
     def memory(self, now: float) -> dict[str, Any]:
         """What `restore` takes, as JSON knows it: what outlives a restart of the one who believes

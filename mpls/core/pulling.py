@@ -17,7 +17,9 @@ from mpls.core.peers import Peer
 from mpls.core.receipt import Receipt, window_bytes
 from mpls.core.watch import greet, standing_note, strike
 
-FINAL_REASONS = frozenset({"cancelled", "timed-out", "bad-request", "unsupported", "unknown-layer"})
+FINAL_REASONS = frozenset(
+    {"cancelled", "removed", "timed-out", "bad-request", "unsupported", "unknown-layer"}
+)
 """An attempt that ended so is not repeated within the same pull."""
 LOST_REASONS = frozenset({"disconnected", "unreachable", "refused"})
 """After these the next attempt finds a new connection, if any, which wants a hello first."""
@@ -37,11 +39,13 @@ def pull(
     the middle of a layer. With `spare` another peer will be asked for what this one spoils."""
     receipt = Receipt(peer.name, layers, worker.layer_bytes)
     left_s, retries, failures = budget_s, worker.spec.pull.retries, 0
-    while receipt.missing() and retries >= 0 and peer.standing not in OUT:
+    while receipt.missing() and retries >= 0 and not (peer.removed or peer.standing in OUT):
         if failures and left_s < LEAST_LEFT_S:
             break
         pause_s = min(worker.pause_s(failures), left_s / 2) if failures else 0.0
         yield Sleep(pause_s)
+        if peer.removed:
+            break
         left_s -= pause_s
         if receipt.reason in LOST_REASONS and peer.standing != "ready":
             greeting = yield from _greet_again(worker, peer, left_s)
@@ -86,7 +90,10 @@ def _learn(worker: Beliefs, peer: Peer, outcome: Outcome) -> Story:
 
 
 def _judge(worker: Beliefs, peer: Peer, receipt: Receipt) -> Story:
-    """What the pull says about the peer."""
+    """What the pull says about the peer, if it is one still."""
+    if peer.removed:
+        receipt.reason = "removed"
+        return
     if not receipt.missing():
         peer.delivered(receipt.ended_s)
         if not peer.believe_progress(receipt.progress, len(worker.spec.layers)):

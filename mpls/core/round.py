@@ -18,10 +18,15 @@ from mpls.core.peers import Peer
 from mpls.core.plan import Plan, View
 from mpls.core.pulling import pull
 from mpls.core.receipt import Receipt
+from mpls.core.settings import PlanSettings
 from mpls.core.spec import WorkerSpec
 from mpls.core.strategies import Strategy, make_strategy
 from mpls.core.streams import Stream
 from mpls.core.watch import standing_note, strike, watch
+
+BOOTSTRAP_LOOK_S = 0.25
+BOOTSTRAP_LOOKS = 20
+"""A newcomer waits so often that long for peers that it cannot reach yet."""
 
 
 class Rounds(Beliefs):
@@ -50,21 +55,44 @@ class Rounds(Beliefs):
     def opening(self, now: float) -> Iterable[Story]:
         """Keep watch over every peer; nobody is watched when nothing is ever pulled."""
         self.began_s = now
-        if self.spec.plan.strategy == "local":
-            return ()
-        return [watch(self, peer) for peer in self.peers.values()]
+        return self._watches(self.peers.values())
+
+    def change_peers(self, names: tuple[str, ...], now: float) -> Iterable[Story]:
+        """Keep watch over those who joined; who left is told of in the trace."""
+        joined, left = self.replace_peers(names)
+        return [*(_tell_of_leaving(peer) for peer in left), *self._watches(joined)]
 
     def round(self, number: int, now: float) -> Story:
-        """The aggregation round of this number."""
+        """The aggregation round of this number; 0 is `bootstrap`."""
+        if number == 0:
+            return bootstrap(self)
         pause_s = self.spec.plan.interval_s if self.spec.pace.pace == "free" else 0.0
-        return aggregation_round(self, number, pause_s)
+        return aggregation_round(self, number, self.strategy, pause_s)
+
+    def _watches(self, peers: Iterable[Peer]) -> list[Story]:
+        if self.spec.plan.strategy == "local":
+            return []
+        return [watch(self, peer) for peer in peers]
 
 
-def aggregation_round(worker: Rounds, number: int, pause_s: float = 0.0) -> Story:
+def bootstrap(worker: Rounds) -> Story:
+    """What a newcomer begins with: every layer of every peer, once. It waits a while for those that
+    cannot be reached yet; where nobody has any weights, it begins with its own."""
+    for _ in range(BOOTSTRAP_LOOKS):
+        if all(peer.standing not in ("unknown", "away") for peer in worker.peers.values()):
+            break
+        if (yield Sleep(BOOTSTRAP_LOOK_S)):
+            break
+    yield from aggregation_round(worker, 0, make_strategy(PlanSettings(strategy="appg")))
+
+
+def aggregation_round(
+    worker: Rounds, number: int, strategy: Strategy, pause_s: float = 0.0
+) -> Story:
     """Select, pull in parallel, publish: one cycle of the paper's Section 3."""
     yield Sleep(pause_s)
     view = worker.view()
-    plan = worker.strategy.plan(view, worker.draws)
+    plan = strategy.plan(view, worker.draws)
     if worker.recorded("plan"):
         yield Note("plan", {"round": number, **_beliefs(view), **plan.as_record()})
     wanted = {worker.peers[name]: layers for name, layers in _sources(plan)}
@@ -109,7 +137,9 @@ def _strike(worker: Rounds, receipts: list[Receipt], on_mixing: tuple[LayerRefus
     """Every layer that was thrown away counts against its sender; what only stood out leaves it
     out for a while."""
     for receipt in receipts:
-        peer, now = worker.peers[receipt.peer], receipt.ended_s
+        peer, now = worker.peers.get(receipt.peer), receipt.ended_s
+        if peer is None:  # it left the cluster meanwhile
+            continue
         refused = [*receipt.refusals, *receipt.own(on_mixing)]
         far = [refusal for refusal in refused if refusal.reason == TOO_FAR]
         for refusal in refused:
@@ -121,6 +151,10 @@ def _strike(worker: Rounds, receipts: list[Receipt], on_mixing: tuple[LayerRefus
                 yield standing_note(peer, f"{far[0].layer}: {TOO_FAR}", now)
         elif receipt.arrived:
             peer.outliers = 0
+
+
+def _tell_of_leaving(peer: Peer) -> Story:
+    yield Note("peer", {"peer": peer.name, "standing": "removed", "why": "left the cluster"})
 
 
 def _sources(plan: Plan) -> list[tuple[str, tuple[str, ...]]]:

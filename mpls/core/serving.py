@@ -8,7 +8,7 @@ immutable, numbered, and kept alive by being referenced here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Protocol, Union
 
@@ -154,6 +154,14 @@ class Serving:
             for asker, g in memory.items()
             if asker in self._spec.peers and len(g) == layers
         }
+
+    def change_peers(self, names: tuple[str, ...]) -> None:
+        """These may ask now, and nobody else; who left is forgotten."""
+        self._spec = replace(self._spec, peers=names)
+        for known in (self._resumable, self._references, self._progress, self._resumed):
+            for asker in known.keys() - set(names):
+                del known[asker]  # type: ignore[attr-defined]
+        self._greeted &= set(names)
 
     def part(self, asker: str) -> None:
         """The asker's connection is gone; on a new one it has to say hello again."""

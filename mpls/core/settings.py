@@ -24,6 +24,7 @@ TIES = ("size", "index")
 FILLS = ("paper", "off", "downlink")
 PROGRESS_MODES = ("auto", "displacement", "path")
 PACES = ("overlap", "free", "sequential")
+BOOTSTRAPS = ("own", "peers")
 LONGEST_BACKOFF_S = 1.0
 
 
@@ -89,3 +90,6 @@ class PaceSettings:
     """Publish a snapshot also after this many local steps; 0 only after mixing."""
     eval_every: int = 10
     """Rounds between two evaluations; the last round is always evaluated."""
+    bootstrap: str = "own"
+    """What a worker begins with: its `own` first weights, the same everywhere, or the mean of its
+    `peers`' latest."""

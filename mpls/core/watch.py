@@ -21,6 +21,8 @@ would hold up all else for seconds, heartbeats included, since it is one message
 PROBE_SECONDS = 0.5
 """Further probes last about as long, until they fill a window of the estimate."""
 PROBES = 3
+ENDED_REASONS = ("cancelled", "removed")
+"""The worker drains, or the peer is none any more: that says nothing about it."""
 
 
 def watch(worker: Beliefs, peer: Peer) -> Story:
@@ -28,12 +30,12 @@ def watch(worker: Beliefs, peer: Peer) -> Story:
     not been measured for long. With `status_s` 0 only a peer that is not ready is asked."""
     failures, asked = 0, False
     longest_s = worker.spec.pull.status_s or IDLE_WATCH_S
-    while True:
+    while not peer.removed:
         if failures or worker.spec.pull.status_s or peer.standing != "ready":
             outcome: Outcome = yield from (ask_status if asked else greet)(worker, peer)
             asked = not outcome.reason
             failures = 0 if asked else failures + 1
-            if outcome.reason != "cancelled" and _is_news(peer, outcome.now):
+            if outcome.reason not in ENDED_REASONS and _is_news(peer, outcome.now):
                 yield standing_note(peer, outcome.reason, outcome.now)
             if asked and peer.standing == "ready":
                 yield from _probe_if_stale(worker, peer, outcome.now)

@@ -139,6 +139,7 @@ _EVENTS: dict[str, Any] = {
     ),
     "bad": lambda args, _: messages.LayerRefused(int(args[0]), args[1], args[2]),
     "error": lambda args, _: messages.Replied(protocol.Error(int(args[0]), args[1], "")),
+    "peers": lambda args, _: messages.PeersChanged(tuple(args[0].split(","))),
     "drain": lambda args, _: messages.Drained(),
     "tick": lambda args, _: messages.Ticked(),
 }

@@ -42,15 +42,15 @@ def spec(strategy: str = "mpls", status_s: float = 1.0, pace: str = "overlap") -
 
 
 @cache
-def run(seed: int, strategy: str = "mpls") -> ToyFederation:
-    federation = ToyFederation(spec(strategy), seed, ROUNDS)
+def run(seed: int, strategy: str = "mpls", coming_and_going: bool = False) -> ToyFederation:
+    federation = ToyFederation(spec(strategy), seed, ROUNDS, coming_and_going=coming_and_going)
     federation.run()
     return federation
 
 
-@given(SEEDS)
-def test_every_planned_pull_ends_exactly_once_and_says_how(seed: int) -> None:
-    notes = [note for _, note in run(seed).notes]
+@given(SEEDS, st.booleans())
+def test_every_planned_pull_ends_exactly_once_and_says_how(seed: int, changing: bool) -> None:
+    notes = [note for _, note in run(seed, coming_and_going=changing).notes]
     for number in range(1, ROUNDS + 1):
         planned, again = asked_in(notes, number)
         pulls = [n.fields for n in notes if n.kind == "pull" and n.fields["round"] == number]
@@ -97,6 +97,12 @@ def asked_in(notes: list[RecordNote], number: int) -> tuple[Pairs, Pairs]:
         [(peer, layer) for peer, layers in plan.items() for layer in layers],
         [(one["peer"], layer) for one in again for layer in one["layers"]],
     )
+
+
+@given(SEEDS)
+def test_only_who_is_a_peer_now_is_asked_and_comings_and_goings_replay(seed: int) -> None:
+    # That only peers are asked is what the toy federation asserts.
+    assert replay(run(seed, coming_and_going=True).records) is None
 
 
 @given(SEEDS)

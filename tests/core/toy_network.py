@@ -21,10 +21,16 @@ FATES = ("whole", "whole", "whole", "silence", "cut", "error", "late", "twice", 
 
 class ToyFederation:
     """One worker's core among peers whose answers are drawn from `seed`; its trainer takes updates
-    after a while and asks for the next round."""
+    after a while and asks for the next round. With `coming_and_going` its peers change now and
+    then."""
 
     def __init__(
-        self, spec: WorkerSpec, seed: int, rounds: int, recorded: Recorded = everything
+        self,
+        spec: WorkerSpec,
+        seed: int,
+        rounds: int,
+        recorded: Recorded = everything,
+        coming_and_going: bool = False,
     ) -> None:
         self.spec = spec
         self.records: list[Record] = [header(spec, 0.0)]
@@ -36,6 +42,8 @@ class ToyFederation:
         self._sizes = {layer.name: layer.bytes for layer in spec.layers}
         self._queue: list[tuple[float, int, Event]] = []
         self._pushed = 0
+        self._coming_and_going = coming_and_going
+        self.peers = spec.peers
         self.conductor = Conductor(Rounds(spec, recorded=recorded))
 
     def run(self) -> None:
@@ -43,6 +51,7 @@ class ToyFederation:
         self.records.append({"t": 0.0, "kind": "start"})
         self._carry_out(self.conductor.start(0.0), 0.0)
         self._push(0.0, messages.RoundDue(1))
+        self._change_peers(0.0)
         now = 0.0
         while len(self.published) < self._rounds or self._queue:
             now = self._step()
@@ -59,7 +68,16 @@ class ToyFederation:
         self._handle(event, now)
         return now
 
+    def _change_peers(self, now: float) -> None:
+        if self._coming_and_going:
+            names = [name for name in (*self.spec.peers, "w8", "w9") if self._draw.uniform() < 0.6]
+            when_s = now + self._draw.between(0.0, 2.0)
+            self._push(when_s, messages.PeersChanged(tuple(names)))
+
     def _handle(self, event: Event, now: float) -> None:
+        if isinstance(event, messages.PeersChanged):
+            self.peers = event.peers
+            self._change_peers(now)
         self.records.append(event_record(event, now))
         self._carry_out(self.conductor.handle(event, now), now)
 
@@ -67,6 +85,7 @@ class ToyFederation:
         for command in commands:
             self.records.append(json.loads(json.dumps(command_record(command, now))))
             if isinstance(command, SendRequest):
+                assert command.peer in self.peers, "asks somebody who is no peer"
                 self.sent.append(command)
                 self._answer(command.peer, command.message, now)
             elif isinstance(command, PublishUpdate):

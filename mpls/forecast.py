@@ -16,14 +16,14 @@ from mpls.core.streams import Stream
 def first_plans(
     config: ClusterConfig, layers: Sequence[Layer], histograms: Sequence[Vector]
 ) -> list[Plan]:
-    """One plan for each worker; `histograms` has the label shares of each worker."""
+    """One plan for each worker that is present; `histograms` has the label shares of all."""
     strategy = make_strategy(config.plan_settings())
     return [
         strategy.plan(
             _view(config, worker.id, layers, histograms),
             Stream(config.cluster.seed, "strategy", worker.name),
         )
-        for worker in config.workers
+        for worker in config.present
     ]
 
 

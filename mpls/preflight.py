@@ -83,7 +83,7 @@ def prepare(
         _try_own_code(config)
         dataset = data.load(config.data.dataset, config.data.root, download)
         settings = config.partition_settings()
-        shards = partition(dataset.train_labels, len(config.workers), **settings)
+        shards = partition(dataset.train_labels, config.shards, **settings)
         if ":" in config.model.name or config.training.device != "cpu" or config.speaks("grpc"):
             _try_model(config, dataset)
     adapter = _grpc().adapt if config.speaks("grpc") else None
@@ -108,8 +108,9 @@ def _named(path: Path | None) -> Iterator[None]:
 
 
 def _check_worker(config: ClusterConfig, worker_id: int) -> None:
-    config.worker(worker_id)
-    for worker in config.workers:
+    if config.worker(worker_id).left:
+        raise BadInput(f"[[workers]] id {worker_id}: it has left the cluster (left = true)")
+    for worker in config.present:
         if worker.port == 0:
             raise BadInput(
                 f"[[workers]] id {worker.id}: address = {shown(worker.address)}: peers in other "
@@ -126,7 +127,7 @@ def _look_at_keys(
         return []
     if keys is None:
         raise Refused("keys lie beside a cluster file, and this is none")
-    names = [worker.name for worker in config.workers]
+    names = [worker.name for worker in config.present]
     try:
         ring = keys.ring(names)
         for name in names if worker_id is None else [config.worker(worker_id).name]:
@@ -163,7 +164,7 @@ def _look_at_certificates(config: ClusterConfig, worker_id: int | None, to_run: 
                 "gRPC off loopback needs certificates: give [network] grpc_ca, grpc_cert and"
                 ' grpc_key, or say security = "plaintext"'
             )
-        for worker in config.workers if worker_id is None else [config.worker(worker_id)]:
+        for worker in config.present if worker_id is None else [config.worker(worker_id)]:
             certificates(config.network, worker.name)
     except MplsError as error:
         if to_run:

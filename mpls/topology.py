@@ -49,7 +49,8 @@ def both_ways(peers: Neighbours) -> dict[int, tuple[int, ...]]:
 
 def is_connected(peers: Neighbours) -> bool:
     """Whether what one worker learns can reach every other."""
-    reached, frontier = {0}, [0]
+    first = next(iter(peers))
+    reached, frontier = {first}, [first]
     while frontier:
         fresh = set(peers[frontier.pop()]) - reached
         reached |= fresh

@@ -10,6 +10,7 @@ import pytest
 
 from mpls.config import ClusterConfig, builtin, changed, dumps, loads
 from mpls.config.files import tomllib
+from mpls.errors import BadInput
 from tests.bad_clusters import GOOD
 
 OTHER = tomllib.loads("""
@@ -29,6 +30,7 @@ alpha = 0.1
 balanced = false
 min_samples = 8
 chi = 0.75
+shards = 5
 
 [model]
 name = "lenet5"
@@ -44,6 +46,7 @@ publish_steps = 2
 device = "cuda:1"
 threads = 2
 eval_every = 1
+bootstrap = "peers"
 
 [mpls]
 strategy = "gossip"
@@ -135,7 +138,7 @@ REACHES: dict[str, Callable[[ClusterConfig], Any]] = {
     "data": ClusterConfig.partition_settings,
 }
 DECIDED_ELSEWHERE = {
-    *("dataset", "root"),
+    *("dataset", "root", "shards"),
     *("batch_size", "lr", "momentum", "device", "threads"),
     *("transport", "emulate", "nic", "security", "norm_clip"),
     *("grpc_ca", "grpc_mutual"),
@@ -184,3 +187,41 @@ def test_a_worker_s_own_keys_reach_it() -> None:
     assert [config.transport_of(number) for number in range(3)] == ["zmq", "grpc", "zmq"]
     assert (worker.host, worker.port) == ("127.0.0.1", 5701)
     assert loads(dumps(config), "again") == config
+
+
+def test_who_has_left_is_talked_to_by_nobody_and_keeps_its_place() -> None:
+    workers = [{"id": i, "address": f"127.0.0.1:{5700 + i}"} for i in range(4)]
+    workers[1]["left"] = True
+    config = changed(builtin(), {"workers": workers, "cluster": {"topology": "full"}})
+    assert [worker.id for worker in config.present] == [0, 2, 3]
+    assert config.peers == {0: (2, 3), 1: (), 2: (0, 3), 3: (0, 2)}
+    assert config.links() == ((0, 2), (0, 3), (2, 3))
+    assert config.shards == 4
+    assert config.warnings == ()
+    assert config.without([1]) == config
+    assert config.without([]).peers_of(1) == (0, 2, 3)
+
+
+def test_a_newcomer_may_listen_where_somebody_who_left_did() -> None:
+    workers = [{"id": 0, "address": "127.0.0.1:1"}, {"id": 1, "address": "127.0.0.1:1"}]
+    workers[0]["left"] = True
+    assert len(changed(builtin(), {"workers": workers}).present) == 1
+
+
+@pytest.mark.parametrize(
+    ("tables", "why"),
+    [
+        ({"data": {"shards": 2}}, r"\[data\] shards = 2: must be 0, or at least 3"),
+        (
+            {"workers": [{"id": 0, "address": "127.0.0.1:0", "left": True}]},
+            r"\[\[workers\]\]: every one of them has left",
+        ),
+        (
+            {"workers": [{"id": i, "address": "127.0.0.1:0"} for i in (0, 2)]},
+            r"id = 2: ids must be 0 to 1.*left = true",
+        ),
+    ],
+)
+def test_who_joins_and_leaves_is_checked(tables: dict[str, Any], why: str) -> None:
+    with pytest.raises(BadInput, match=why):
+        changed(builtin(), tables)

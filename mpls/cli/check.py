@@ -133,7 +133,7 @@ def _workers(prepared: Prepared, sizes: list[dict[str, Any]]) -> list[dict[str, 
             "round_bytes": pulled_bytes(plan, layers),
             "round_s": plan.makespan_s,
         }
-        for worker, plan in zip(config.workers, plans)
+        for worker, plan in zip(config.present, plans)
     ]
 
 

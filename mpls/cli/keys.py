@@ -34,7 +34,7 @@ def command(cluster: Path, rotate: str | None) -> None:
     """
     from mpls.runtime.keys import KeyFiles
 
-    names = [worker.name for worker in load(cluster).workers]
+    names = [worker.name for worker in load(cluster).present]
     if rotate not in (None, *names):
         raise BadInput(f"{cluster}: there is no worker {rotate}; its workers: {', '.join(names)}")
     files = KeyFiles(cluster)

@@ -22,9 +22,10 @@ def misfits(config: ClusterConfig) -> list[str]:
     """All of them; none means that the cluster can be run."""
     # The other checks look workers up by id.
     return list(_ids(config)) or [
+        *_shards(config),
         *_ports(config),
         *_doubles(config, "name", lambda worker: worker.name),
-        *_doubles(config, "address", _listening_place),
+        *_doubles(config, "address", lambda it: None if it.left else _listening_place(it)),
         *_grpc_ports(config),
         *_certificates(config),
         *_listed_peers(config),
@@ -35,7 +36,7 @@ def misfits(config: ClusterConfig) -> list[str]:
 
 def warnings(config: ClusterConfig) -> Iterator[str]:
     """For a cluster without misfits."""
-    for worker in config.workers:
+    for worker in config.present:
         if ip_of(worker.host) and worker.host.endswith((".0", ".255")) and not worker.is_loopback:
             odd = "looks like a network's own or its broadcast address"
             yield f"worker {worker.id}: {worker.address} {odd}"
@@ -45,7 +46,8 @@ def warnings(config: ClusterConfig) -> Iterator[str]:
         for b in peers:
             if config.cluster.topology == "listed" and a not in config.peers_of(b):
                 yield f"worker {a} pulls from worker {b}, but not the other way round"
-    if not topology.is_connected(topology.both_ways(config.peers)):
+    mutual = topology.both_ways(config.peers)
+    if not topology.is_connected({worker.id: mutual[worker.id] for worker in config.present}):
         yield "the topology is disconnected: some workers never learn from some others"
 
 
@@ -61,11 +63,20 @@ def _ids(config: ClusterConfig) -> Iterator[str]:
     for worker_id, count in Counter(worker.id for worker in config.workers).items():
         if count > 1 or worker_id >= len(config.workers):
             allowed = f"ids must be 0 to {len(config.workers) - 1}, each once"
-            yield f"[[workers]] id = {worker_id}: {allowed}"
+            remedy = "who leaves keeps its table, with left = true"
+            yield f"[[workers]] id = {worker_id}: {allowed}; {remedy}"
+    if config.workers and not config.present:
+        yield "[[workers]]: every one of them has left"
+
+
+def _shards(config: ClusterConfig) -> Iterator[str]:
+    if config.shards < len(config.workers):
+        allowed = f"must be 0, or at least {len(config.workers)}, one for each worker"
+        yield f"[data] shards = {config.data.shards}: {allowed}"
 
 
 def _ports(config: ClusterConfig) -> Iterator[str]:
-    for worker in config.workers:
+    for worker in config.present:
         if worker.port == 0 and not worker.is_loopback:
             why = "port 0, any free one, is for loopback only"
             yield _misfit(worker, "address", worker.address, why)
@@ -91,8 +102,8 @@ def _place(worker: WorkerTable, port: int) -> Hashable:
 
 
 def _grpc_ports(config: ClusterConfig) -> Iterator[str]:
-    owners = {_listening_place(worker): worker.id for worker in config.workers if worker.port}
-    for worker in config.workers:
+    owners = {_listening_place(worker): worker.id for worker in config.present if worker.port}
+    for worker in config.present:
         place = _place(worker, worker.grpc_port)
         if place is None:
             continue
@@ -142,8 +153,8 @@ def _classes(config: ClusterConfig) -> Iterator[str]:
     classes, wanted = config.data.classes, config.data.partition == "classes"
     if classes and not wanted:
         yield '[data] classes: needs partition = "classes"'
-    elif wanted and (len(classes) != len(config.workers) or not all(classes)):
-        allowed = f"must be {len(config.workers)} lists of class numbers, one for each worker"
+    elif wanted and (len(classes) != config.shards or not all(classes)):
+        allowed = f"must be {config.shards} lists of class numbers, one for each worker"
         yield f"[data] classes = {shown(classes)}: {allowed}"
 
 

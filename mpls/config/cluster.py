@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -43,6 +44,10 @@ _LEARNING = (
     ("model", "name"),
     *(("training", key) for key in ("batch_size", "lr", "momentum", "local_steps")),
 )
+SHARDS = "[data] shards"
+"""Key of `ClusterConfig.learning` for how many shards the samples are dealt into."""
+
+_LINKS = ("topology", "random_prob", "degree")
 
 
 def _by_id(workers: tuple[WorkerTable, ...]) -> tuple[WorkerTable, ...]:
@@ -92,6 +97,7 @@ class ClusterConfig(Table):
             local_steps=self.training.local_steps,
             publish_steps=self.training.publish_steps,
             eval_every=self.training.eval_every,
+            bootstrap=self.training.bootstrap,
         )
 
     def partition_settings(self) -> dict[str, Any]:
@@ -105,6 +111,16 @@ class ClusterConfig(Table):
             "classes": self.data.classes or None,
             "seed": self.cluster.seed,
         }
+
+    @property
+    def shards(self) -> int:
+        """How many the samples are dealt into."""
+        return self.data.shards or len(self.workers)
+
+    @property
+    def present(self) -> tuple[WorkerTable, ...]:
+        """The workers that have not left."""
+        return tuple(worker for worker in self.workers if not worker.left)
 
     def worker(self, worker_id: int) -> WorkerTable:
         """The worker with this id, or BadInput that names the ids there are."""
@@ -121,18 +137,32 @@ class ClusterConfig(Table):
         mutual = topology.both_ways(self.peers)
         return tuple((a, b) for a, others in mutual.items() for b in others if a < b)
 
+    def with_members(self, other: ClusterConfig) -> ClusterConfig:
+        """This cluster with the workers of another file, and who talks to whom there."""
+        links = {key: getattr(other.cluster, key) for key in _LINKS}
+        cluster = self.cluster.model_copy(update=links)
+        copy = self.model_copy(update={"cluster": cluster, "workers": other.workers})
+        copy.__dict__.pop("peers", None)  # what was drawn for the workers of before
+        return copy
+
+    def without(self, worker_ids: Iterable[int]) -> ClusterConfig:
+        """This cluster as if just these workers had left."""
+        gone = set(worker_ids)
+        workers = [it.model_copy(update={"left": it.id in gone}) for it in self.workers]
+        return self.with_members(self.model_copy(update={"workers": tuple(workers)}))
+
     def transport_of(self, worker_id: int) -> str:
         """`zmq` or `grpc`: how this worker is reached."""
         return self.workers[worker_id].transport or self.network.transport
 
     def speaks(self, transport: str) -> bool:
         """Whether some worker is reached by this transport."""
-        extra = transport == "grpc" and any(worker.grpc_port for worker in self.workers)
-        return extra or any(self.transport_of(worker.id) == transport for worker in self.workers)
+        extra = transport == "grpc" and any(worker.grpc_port for worker in self.present)
+        return extra or any(self.transport_of(worker.id) == transport for worker in self.present)
 
     def all_loopback(self) -> bool:
         """Whether only this machine can reach any worker."""
-        return all(worker.is_loopback for worker in self.workers)
+        return all(worker.is_loopback for worker in self.present)
 
     def security(self) -> str:
         """`curve` or `plaintext`: what `auto` comes to."""
@@ -145,7 +175,7 @@ class ClusterConfig(Table):
         not gone on with."""
         plain = self.model_dump(mode="json")
         kept = {f"[{table}] {key}": plain[table][key] for table, key in _LEARNING}
-        return {**kept, "the number of [[workers]]": len(self.workers)}
+        return {**kept, SHARDS: self.shards}
 
     def config_hash(self) -> str:
         """SHA-256 over everything that decides what a run computes, in hexadecimal."""
@@ -160,12 +190,16 @@ class ClusterConfig(Table):
     @cached_property
     def peers(self) -> dict[int, tuple[int, ...]]:
         """The ids that each worker pulls from, as the topology and the seed draw them."""
+        here = [worker.id for worker in self.present]
+        peers: dict[int, tuple[int, ...]] = {worker.id: () for worker in self.workers}
         if self.cluster.topology == "listed":
-            return {worker.id: tuple(sorted(worker.peers or ())) for worker in self.workers}
-        return topology.neighbours(
+            listed = {i: self.workers[i].peers or () for i in here}
+            return peers | {i: tuple(sorted({*listed[i]} & {*here})) for i in here}
+        drawn = topology.neighbours(
             self.cluster.topology,
-            len(self.workers),
+            len(here),
             seed=self.cluster.seed,
             random_prob=self.cluster.random_prob,
             degree=self.cluster.degree,
         )
+        return peers | {here[i]: tuple(here[j] for j in others) for i, others in drawn.items()}

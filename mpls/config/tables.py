@@ -96,6 +96,8 @@ class WorkerTable(Table):
     """Also serve the gRPC contract on this port; 0 does not."""
     ssh: Text = ""
     """user@host for deployment."""
+    left: bool = False
+    """It has left: nobody runs it or talks to it, but id, name and data stay its own."""
 
     @model_validator(mode="before")
     @classmethod
@@ -140,6 +142,9 @@ class DataTable(Table):
         tuple[Annotated[tuple[CountOrZero, ...], Field(strict=False)], ...], Field(strict=False)
     ] = ()
     """With `classes`: for each worker the classes that it mostly has."""
+    shards: CountOrZero = 0
+    """Samples are dealt into so many shards, one for each worker that ever joins; 0 is one for each
+    of the file's workers when a worker begins."""
 
 
 class ModelTable(Table):
@@ -169,6 +174,9 @@ class TrainingTable(Table):
     """torch's threads in each worker."""
     eval_every: Count = _PACE.eval_every
     """Rounds between two evaluations."""
+    bootstrap: Annotated[str, one_of(settings.BOOTSTRAPS)] = _PACE.bootstrap
+    """`peers`: a worker that begins anew starts from the mean of its peers' weights; `own`: from
+    the first weights that the seed draws for all."""
 
 
 class MplsTable(Table):

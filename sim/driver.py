@@ -345,7 +345,7 @@ class VirtualWorker:
         self._fabric.forget(self)
         refused = tuple(
             LayerRefused(update.sources[index].request_id, update.sources[index].layer, reason)
-            for index, reason in self._learning.mix(self.index, copies).items()
+            for index, reason in self._learning.mix(self.index, copies, turn.round > 0).items()
         )
         self.round = turn.round
         lags = Counter(turn.round - source.round for source in update.sources)
@@ -358,7 +358,7 @@ class VirtualWorker:
             staleness={str(lag): number for lag, number in sorted(lags.items())},
         )
         self.handle(UpdateTaken(turn.round, refused))
-        if self._every_rounds and turn.round % self._every_rounds == 0:
+        if self._every_rounds and turn.round > 0 == turn.round % self._every_rounds:
             self._save()
 
     def _save(self) -> None:

@@ -122,7 +122,7 @@ class Fabric:
     def _arrive(self, pulling: Pulling) -> None:
         """The request is at its server."""
         server, message = pulling.server, pulling.message
-        if not self._is_waiting(pulling) or not server.alive or server.snapshot is None:
+        if not self._is_waiting(pulling) or not server.alive:
             return
         now = self._clock.now
         answer = server.serving.answer(

@@ -92,7 +92,7 @@ class Fitted:
         )
         return FittedSnapshot(version, round_number, self._paths[worker])
 
-    def mix(self, worker: int, copies: Sequence[Copy]) -> dict[int, str]:
+    def mix(self, worker: int, copies: Sequence[Copy], keep_own: bool = True) -> dict[int, str]:
         """Every copy is accepted."""
         return {}
 

@@ -65,9 +65,9 @@ class Learning(Protocol):
     def snapshot(self, worker: int, version: int, round_number: int) -> Any:
         """The current weights, immutable: a `mpls.core.serving.Snapshot`."""
 
-    def mix(self, worker: int, copies: Sequence[Copy]) -> dict[int, str]:
-        """Eq. 1 on the current weights; returns the indices of copies that were refused, with the
-        reason."""
+    def mix(self, worker: int, copies: Sequence[Copy], keep_own: bool = True) -> dict[int, str]:
+        """Eq. 1 on the current weights, which without `keep_own` count for nothing; returns the
+        indices of copies that were refused, with the reason."""
 
     def evaluate(self, worker: int) -> Scores | None:
         """Test the current weights; None where nothing is known."""

@@ -97,14 +97,15 @@ class Real:
         own.latest = self.snapshots.publish(weights, version, round_number, before)
         return own.latest
 
-    def mix(self, worker: int, copies: Sequence[Copy]) -> dict[int, str]:
+    def mix(self, worker: int, copies: Sequence[Copy], keep_own: bool = True) -> dict[int, str]:
         """See `sim.learning.Learning`. As `mpls.runtime.updates` does it: the sum is in the order
         of the plan."""
         own = self._workers[worker]
         assert own.job is None, "weights in use cannot be mixed"
         now = own.latest.layers if own.latest is not None else own.layers
         sums = {copy.layer: LayerSum(self._dtype, self._scratch[copy.layer]) for copy in copies}
-        bars = {layer: Bar(now[layer], self._norm_clip) for layer in sums}
+        norm_clip = self._norm_clip if keep_own else 0.0
+        bars = {layer: Bar(now[layer], norm_clip) for layer in sums}
         refused: dict[int, str] = {}
         for index, copy in enumerate(copies):
             values = copy.snapshot.layers[copy.layer]
@@ -112,7 +113,7 @@ class Real:
             if reason:
                 refused[index] = reason
         for layer, layer_sum in sums.items():
-            layer_sum.mix_into(own.layers[layer])
+            layer_sum.mix_into(own.layers[layer], keep_own)
         if len(refused) < len(copies):
             own.scores = None
             if own.test_due:

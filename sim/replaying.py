@@ -88,7 +88,7 @@ class Replaying:
         own.round = round_number
         return ReplayedSnapshot(version, round_number, own.path.to(version), own.told)
 
-    def mix(self, worker: int, copies: Sequence[Copy]) -> dict[int, str]:
+    def mix(self, worker: int, copies: Sequence[Copy], keep_own: bool = True) -> dict[int, str]:
         """Every copy is accepted."""
         self._workers[worker].mixed = True
         return {}

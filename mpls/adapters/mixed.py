@@ -9,14 +9,15 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from mpls.adapters.contract import Catalogue
 from mpls.adapters.credentials import Certificates
 from mpls.adapters.grpc_server import GrpcServer, Served
 from mpls.adapters.grpc_transport import GrpcTransport, Reached
 from mpls.core.messages import CancelRequest, Event, SendRequest
+from mpls.errors import Refused
 from mpls.runtime.journal import Meter
 from mpls.runtime.limits import Refusals
 from mpls.runtime.outfit import Carrier, Outfit, ServingEnd
@@ -121,6 +122,9 @@ class MixedTransport:
         self._either = select.epoll()
         self._either.register(self._grpc.fileno(), select.EPOLLIN)
 
+    def reach(self, addresses: Mapping[str, str]) -> list[Event]:
+        _refuse_to_change()
+
     def send(self, command: SendRequest) -> list[Event]:
         return self._part(command.peer).send(command)
 
@@ -181,6 +185,10 @@ class GrpcEnd:
         finally:
             self._grpc.close()
 
+    def change_peers(self, names: tuple[str, ...]) -> None:
+        """Not while it runs."""
+        _refuse_to_change()
+
     def stop(self) -> None:
         """From any thread."""
         self._stopped.set()
@@ -219,9 +227,17 @@ class BothEnds:
         finally:
             self._grpc.close()
 
+    def change_peers(self, names: tuple[str, ...]) -> None:
+        """Not while it runs."""
+        _refuse_to_change()
+
     def stop(self) -> None:
         """From any thread."""
         self._zmq.stop()
+
+
+def _refuse_to_change() -> NoReturn:
+    raise Refused("in a cluster with gRPC workers are taken up at the start only; restart this one")
 
 
 def _together(*meters: Meter) -> Meter:

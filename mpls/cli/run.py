@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpls.cli.options import calibration_option
+from mpls.errors import MplsError
 
 if TYPE_CHECKING:
-    from mpls.report.progress import WorkerProgress
+    from mpls.config import ClusterConfig
+    from mpls.report.progress import TraceFollower, WorkerProgress
     from mpls.runtime.federation import Federation
 
 LOOK_S = 0.25
@@ -51,7 +53,8 @@ def command(
 
     Without a file: three workers in a ring on the embedded digits. In a terminal a live table
     shows what happens; piped, each evaluation is a line. Ctrl-C drains and writes the summary; a
-    second Ctrl-C kills. With encrypted links, SIGHUP makes all workers read the keys anew.
+    second Ctrl-C kills. SIGHUP makes it read CLUSTER anew: workers that joined are started, those
+    that left are stopped, and public keys are taken up where links are encrypted.
 
     \b
     Examples:
@@ -71,7 +74,8 @@ def command(
     config = prepared.config
     folder = new_folder(config.cluster.out, config.cluster.name)
     keep_calibration(measured, folder)
-    run = _Run(Federation(config, folder, prepared.keys, prepared.adapter, restart))
+    federation = Federation(config, folder, prepared.keys, prepared.adapter, restart)
+    run = _Run(federation, lambda: prepare(cluster, **overrides).config)
     with _screen(run, quiet=as_json) as show:
         summary = run.watch(show)
     _report(summary, folder, as_json)
@@ -79,19 +83,28 @@ def command(
 
 
 class _Run:
-    """A federation and what its traces say."""
+    """A federation and what its traces say; `read_anew` gives its cluster file as it is now."""
 
-    def __init__(self, federation: Federation) -> None:
-        from mpls.report.progress import TraceFollower, WorkerProgress
-
+    def __init__(self, federation: Federation, read_anew: Callable[[], ClusterConfig]) -> None:
         self._federation = federation
+        self._read_anew = read_anew
+        self._reload_asked = False
         self._restarts = 0
         self.rounds = federation.config.training.rounds
-        names = [worker.name for worker in federation.config.workers]
-        self.workers = [WorkerProgress(name) for name in names]
-        self._followers = [
-            TraceFollower(federation.folder / f"{name}.trace.jsonl") for name in names
-        ]
+        self._followed: dict[int, tuple[WorkerProgress, TraceFollower]] = {}
+        for worker in federation.config.present:
+            self._begin_to_follow(worker.id, worker.name)
+
+    @property
+    def workers(self) -> list[WorkerProgress]:
+        """All that were ever started, by rising id."""
+        return [self._followed[number][0] for number in sorted(self._followed)]
+
+    def _begin_to_follow(self, number: int, name: str) -> None:
+        from mpls.report.progress import TraceFollower, WorkerProgress
+
+        follower = TraceFollower(self._federation.folder / f"{name}.trace.jsonl")
+        self._followed.setdefault(number, (WorkerProgress(name), follower))
 
     @property
     def title(self) -> str:
@@ -105,13 +118,14 @@ class _Run:
         federation = self._federation
         heard = signal.signal(signal.SIGINT, self._interrupt)
         signal.signal(signal.SIGTERM, self._interrupt)
-        if federation.config.security() == "curve":
-            signal.signal(signal.SIGHUP, lambda *_: federation.reload_keys())
+        signal.signal(signal.SIGHUP, self._ask_to_reload)
         try:
             federation.start()
             while federation.wait(LOOK_S):
                 self._follow()
                 self._tell_of_restarts()
+                if self._reload_asked:
+                    self._reload()
                 show()
         finally:
             signal.signal(signal.SIGINT, heard)
@@ -119,6 +133,22 @@ class _Run:
         self._follow()
         show()
         return self._summary(time.monotonic() - began_s)
+
+    def _ask_to_reload(self, *_: object) -> None:
+        self._reload_asked = True
+
+    def _reload(self) -> None:
+        """A file that is wrong changes nothing."""
+        self._reload_asked = False
+        try:
+            joined = self._federation.reload(self._read_anew())
+        except MplsError as error:
+            _echo(f"error: not reloaded, all stays as it was: {error}", err=True)
+            return
+        names = {number: self._federation.config.worker(number).name for number in joined}
+        for number, name in names.items():
+            self._begin_to_follow(number, name)
+        _echo(f"cluster file reloaded; joined: {', '.join(names.values()) or 'nobody'}", err=True)
 
     def _tell_of_restarts(self) -> None:
         for name, code in self._federation.restarted[self._restarts :]:
@@ -133,7 +163,7 @@ class _Run:
         self._federation.interrupt()
 
     def _follow(self) -> None:
-        for worker, follower in zip(self.workers, self._followers):
+        for worker, follower in self._followed.values():
             for record in follower.new_records():
                 worker.take(record)
 
@@ -142,15 +172,17 @@ class _Run:
 
         federation = self._federation
         exits = federation.exits()
-        short = any(worker.round < self.rounds for worker in self.workers)
-        ended = "failed" if any(exits) or short else "completed"
+        stayed = {worker.id for worker in federation.config.present}
+        short = any(self._followed[number][0].round < self.rounds for number in stayed)
+        ended = "failed" if any(exits.values()) or short else "completed"
         summary = summarise(
             self.workers,
-            exits,
+            list(exits.values()),
             federation.folder,
             status="interrupted" if federation.interrupted else ended,
             strategy=federation.config.mpls.strategy,
             seconds=seconds,
+            ids=list(exits),
         )
         write(summary, federation.folder)
         return summary

@@ -45,7 +45,8 @@ def command(
 
     The same file serves on every machine, each with its own id. SIGTERM or Ctrl-C drains: the
     worker finishes its step, tells its peers, and exits with 0, or 130 after Ctrl-C; a second
-    Ctrl-C kills. With encrypted links, SIGHUP makes it read the public keys anew.
+    Ctrl-C kills. SIGHUP makes it read CLUSTER anew for workers that joined or left, and the public
+    keys where links are encrypted.
 
     However it ended, the same command goes on where its newest checkpoint was made ([checkpoint]
     every_rounds).
@@ -81,6 +82,7 @@ def command(
         adapter=prepared.adapter,
         state=state,
         fresh=not resume,
+        cluster=cluster,
     )
     _sum_up(config, worker_id, folder, code, time.monotonic() - began_s)
     sys.exit(code)
@@ -103,6 +105,6 @@ def _sum_up(config: ClusterConfig, worker_id: int, folder: Path, code: int, seco
         status=status,
         strategy=config.mpls.strategy,
         seconds=seconds,
-        first_id=worker_id,
+        ids=[worker_id],
     )
     write(summary, folder)

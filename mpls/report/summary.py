@@ -22,10 +22,10 @@ def summarise(
     status: str,
     strategy: str,
     seconds: float,
-    first_id: int = 0,
+    ids: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """The summary's content, of the workers from `first_id` on. Bytes are those of ZeroMQ payloads,
-    headers included."""
+    """The summary's content, of the workers with these ids, or from 0 on. Bytes are those of ZeroMQ
+    payloads, headers included."""
     files = [folder / f"{worker.name}.safetensors" for worker in workers]
     return {
         "status": status,
@@ -33,7 +33,7 @@ def summarise(
         "seconds": round(seconds, 3),
         "workers": [
             _worker(number, worker, code)
-            for number, (worker, code) in enumerate(zip(workers, exits), first_id)
+            for number, worker, code in zip(ids or range(len(workers)), workers, exits)
         ],
         "consensus_distance": consensus_distance(files) if len(files) > 1 else None,
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from mpls.core.messages import (
     CancelRequest,
     Drained,
     Event,
+    PeersChanged,
     PublishUpdate,
     RecordNote,
     SendRequest,
@@ -61,10 +63,17 @@ class Aggregator:
         self._keeper = keeper
         self._pulse = pulse or Pulse(clock)
         self._leave: tuple[float, Callable[[], None]] | None = None
+        self._reachable: deque[Mapping[str, str]] = deque()
+        """Where the peers are, for each PeersChanged that was posted and not yet handled."""
 
     def post(self, event: Event) -> None:
         """Hand in an event; from any thread."""
         self.bell.post(event)
+
+    def change_peers(self, addresses: Mapping[str, str]) -> None:
+        """These are the peers from now on, at host:port; from any thread."""
+        self._reachable.append(addresses)
+        self.post(PeersChanged(tuple(addresses)))
 
     def when_peers_are_done(self, call: Callable[[], None]) -> None:
         """Call this (in the aggregation thread) as soon as no peer that can be heard still trains,
@@ -102,9 +111,14 @@ class Aggregator:
         return events
 
     def _handle(self, event: Event) -> None:
+        moved: list[Event] = []
+        if isinstance(event, PeersChanged):
+            moved = self._transport.reach(self._reachable.popleft())
         now = self._clock.now()
         self._journal.write(event_record(event, now))
         self._carry_out(self._conductor.handle(event, now), now)
+        for failure in moved:
+            self._handle(failure)
         keeper = self._keeper
         if keeper is not None and isinstance(event, UpdateTaken) and keeper.due(event.round):
             keeper.put(self.state(event.round))
@@ -130,12 +144,14 @@ class Aggregator:
             self._handle(failure)
 
     def _publish(self, command: PublishUpdate) -> None:
+        # First weights, which nobody has trained, are no measure of anything.
+        norm_clip = self._norm_clip if command.round > 0 else 0.0
         update = add_up(
             command.round,
             command.sources,
             self._transport.claim,
             self._own_layer,
-            self._norm_clip,
+            norm_clip,
             self.rounds.gate,
         )
         self._transport.forget()

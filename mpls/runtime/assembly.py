@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpls.checkpoint import Identity
+from mpls.checkpoint import Checkpoint, Identity
 from mpls.config import ClusterConfig
+from mpls.config.cluster import SHARDS
 from mpls.core.plan import Layer
 from mpls.core.round import Rounds
 from mpls.core.serving import Condition, Serving
@@ -35,7 +36,8 @@ from mpls.runtime.journal import Clock, Journal
 from mpls.runtime.keeper import Keeper
 from mpls.runtime.keys import KeyFiles, take_keys
 from mpls.runtime.mailbox import Handover, Slot
-from mpls.runtime.outfit import Adapter, Outfit, by_zmq
+from mpls.runtime.membership import addresses
+from mpls.runtime.outfit import Adapter, Outfit, by_zmq, paced_links
 from mpls.runtime.snapshots import SnapshotStore
 from mpls.runtime.state_folder import StateFolder
 from mpls.runtime.trainer import Trainer
@@ -58,6 +60,8 @@ class Place:
     """Where its checkpoints are; in `folder`, unless given."""
     fresh: bool = False
     """Begin anew, whatever is there."""
+    cluster: Path | None = None
+    """The file to read anew when told to."""
 
 
 class Parts:
@@ -88,6 +92,16 @@ class Parts:
         self._learn(state)
         self._exchange(state)
 
+    def take_up(self, config: ClusterConfig) -> None:
+        """Have the peers, and the keys, that this cluster says. Raises Refused where the transport
+        cannot do that."""
+        now = addresses(config, self._id)
+        self.server.change_peers(tuple(now))
+        if self.keychain is not None:
+            self.keychain.reload(worker.name for worker in config.present)
+        self._outfit.pacing.add(paced_links(config, self._id))
+        self.aggregator.change_peers(now)
+
     def condition(self) -> Condition:
         """What peers and supervisors are told."""
         condition = self.conditions.get()
@@ -99,17 +113,18 @@ class Parts:
         config = self._config
         torch.set_num_threads(config.training.threads)
         self._dataset = load(config.data.dataset, config.data.root)
-        labels = self._dataset.train_labels
-        shards = partition(labels, len(config.workers), **config.partition_settings())
-        table = label_table(labels, shards, self._dataset.classes)
         module = nets.build(
             config.model.name, self._dataset.input_shape, self._dataset.classes, config.cluster.seed
         )
         model = FlatModel(module, torch_device(config.training.device))
         self.manifest = model.manifest
+        self._past = self._resume(state)
+        # As many as when this worker first began, whoever joined since.
+        dealt_to = int(self._identity.learning[SHARDS])
+        labels = self._dataset.train_labels
+        shards = partition(labels, dealt_to, **config.partition_settings())
+        table = label_table(labels, shards, self._dataset.classes)
         self.spec = self._spec(model.manifest, table[self._id])
-        self._identity = Identity(self.spec.name, self.spec.model, config.learning())
-        self._past = state.resume(self._identity, self._place.fresh)
         if self._past and self._past.round >= self.spec.pace.rounds:
             log.info("all %d rounds are done already; --fresh begins anew", self.spec.pace.rounds)
         self._begin_trace(table)
@@ -124,6 +139,15 @@ class Parts:
         )
         if self._past:
             self.learner.restore(self._past.tensors, self._past.learner)
+
+    def _resume(self, state: StateFolder) -> Checkpoint | None:
+        """What to go on with, and who that makes this worker."""
+        adopted = frozenset() if self._config.data.shards else frozenset({SHARDS})
+        learning = self._config.learning()
+        identity = Identity(self._me.name, self.manifest.hash, learning, adopted)
+        past = state.resume(identity, self._place.fresh)
+        self._identity = identity.of_the_same_life(past) if past else identity
+        return past
 
     def _begin_trace(self, labels: np.ndarray) -> None:
         now = self._clock.now()
@@ -165,7 +189,8 @@ class Parts:
         )
         self.conditions: Slot[Condition] = Slot()
         self.conditions.put(Condition("ready", past.round if past else 0, 0.0))
-        self.transport, self.server = (self._place.adapter or by_zmq)(self._outfit(serving))
+        self._outfit = self._make_outfit(serving)
+        self.transport, self.server = (self._place.adapter or by_zmq)(self._outfit)
         update: Handover[Any] = Handover()
         self.aggregator = self._aggregator(rounds, update)
         self.trainer = self._trainer(serving, update)
@@ -179,7 +204,7 @@ class Parts:
             clock,
         )
 
-    def _outfit(self, serving: Serving) -> Outfit:
+    def _make_outfit(self, serving: Serving) -> Outfit:
         return Outfit(
             self._config,
             self._id,
@@ -199,13 +224,19 @@ class Parts:
             rounds,
             self.transport,
             update,
-            lambda name: layers[name].values_in(self.store.latest().flat),
+            lambda name: layers[name].values_in(self._own_weights()),
             self._config.network.norm_clip,
             self._journal,
             self._clock,
             self.keeper,
             self.pulse,
         )
+
+    def _own_weights(self) -> Any:
+        """What copies are held against. Before anything is published the trainer waits, and nobody
+        changes its weights."""
+        newest = self.store.newest()
+        return self.learner.model.host if newest is None else newest.flat
 
     def _trainer(self, serving: Serving, update: Handover[Any]) -> Trainer:
         past = self._past

@@ -7,6 +7,8 @@ link's clock runs on exact times, not on when the sender woke up, so that latene
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class PacedLink:
     """One direction of a link, or a card that several links share."""
@@ -31,6 +33,11 @@ class Pacing:
     def __init__(self, link_rates_Bps: dict[str, float], card_Bps: float | None) -> None:
         self._links = {peer: PacedLink(rate_Bps) for peer, rate_Bps in link_rates_Bps.items()}
         self._card = PacedLink(card_Bps) if card_Bps else None
+
+    def add(self, link_rates_Bps: Mapping[str, float]) -> None:
+        """Links to further destinations; those that are there go on as they are."""
+        for peer, rate_Bps in link_rates_Bps.items():
+            self._links.setdefault(peer, PacedLink(rate_Bps))
 
     def carry(self, peer: str, now: float, message_bytes: int) -> tuple[float, float]:
         """When a message to the peer begins and when it has left. A peer without a paced link is

@@ -11,13 +11,14 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpls.config import ClusterConfig, dumps
+from mpls.config import ClusterConfig, WorkerTable, dumps
 from mpls.errors import BadInput, Refused
 from mpls.runtime.keys import KeyFiles
 from mpls.runtime.process import child_process
@@ -68,28 +69,61 @@ class Federation:
         """Name of each worker that was started again, and the exit code before."""
         self.interrupted = False
         self._kill_at_s = float("inf")
-        self._sockets: list[socket.socket] = []
-        self._processes: list[ForkServerProcess] = []
+        self._sockets: dict[int, socket.socket] = {}
+        self._processes: dict[int, ForkServerProcess] = {}
         self._file = folder / "cluster.toml"
         self._keys = keys
         self._adapter = adapter
-        self._restarts = [restarts] * len(config.workers)
+        self._restarts = restarts
+        self._restarts_left = dict.fromkeys(_ids(config), restarts)
         with ExitStack() as listeners:
-            self.config = self._listen(config, listeners)
-            self._file.write_text(dumps(self.config), encoding="utf-8")
+            self.config = self._listen(config, _ids(config), listeners)
+            self._write()
             self._listeners = listeners.pop_all()
 
     def start(self) -> None:
-        """One process for each worker."""
-        for worker in self.config.workers:
-            self._processes.append(self._launch(worker.id))
-        if not any(self._restarts):
+        """One process for each worker that has not left."""
+        for worker in self.config.present:
+            self._processes[worker.id] = self._launch(worker.id)
+        self._let_go_of_listeners()
+
+    def reload(self, file: ClusterConfig) -> list[int]:
+        """Take up the workers of the cluster file as it is now: those who joined are started, the
+        others told to read it anew, upon which those who left drain. Returns the ids of those who
+        joined. Raises BadInput for an address in use, and then nothing has changed."""
+        bound = {worker.id: worker.address for worker in self.config.workers}
+        workers = [_at(worker, bound.get(worker.id, "")) for worker in file.workers]
+        members = file.model_copy(update={"workers": tuple(workers)})
+        joined = sorted(_ids(file) - _ids(self.config))
+        with ExitStack() as listeners:
+            config = self._listen(self.config.with_members(members), joined, listeners)
+            self._listeners.push(listeners.pop_all())
+        for number in _ids(self.config) - _ids(config):
+            self._sockets[number].close()
+            self._restarts_left[number] = 0
+        self.config = config
+        self._write()
+        self._tell_to_reload()
+        for number in joined:
+            self._restarts_left[number] = self._restarts
+            self._processes[number] = self._launch(number)
+        self._let_go_of_listeners()
+        return joined
+
+    def _let_go_of_listeners(self) -> None:
+        if not self._restarts:
             self._listeners.close()
+
+    def _write(self) -> None:
+        """Whole or not at all: workers may be reading it."""
+        unfinished = self._file.with_suffix(".unfinished")
+        unfinished.write_text(dumps(self.config), encoding="utf-8")
+        unfinished.replace(self._file)
 
     def wait(self, seconds: float) -> bool:
         """Whether some worker still runs, after at most that long. Those that were told to drain
         and take longer than DRAIN_S are killed."""
-        alive = [process for process in self._processes if process.is_alive()]
+        alive = [process for process in self._processes.values() if process.is_alive()]
         if alive:
             connection.wait([process.sentinel for process in alive], seconds)
         if time.monotonic() > self._kill_at_s:
@@ -99,11 +133,11 @@ class Federation:
     def _restart_the_dead(self) -> bool:
         """Whether there was one."""
         before = len(self.restarted)
-        for number, process in enumerate(self._processes):
+        for number, process in self._processes.items():
             code = process.exitcode
-            if code in (None, *ENDS) or self.interrupted or not self._restarts[number]:
+            if code in (None, *ENDS) or self.interrupted or not self._restarts_left[number]:
                 continue
-            self._restarts[number] -= 1
+            self._restarts_left[number] -= 1
             self.restarted.append((process.name, code or 0))
             self._processes[number] = self._launch(number)
         return len(self.restarted) > before
@@ -127,40 +161,56 @@ class Federation:
             return
         self.interrupted = True
         self._kill_at_s = time.monotonic() + DRAIN_S
-        for process in self._processes:
+        for process in self._processes.values():
             if process.is_alive():
                 process.terminate()
 
-    def reload_keys(self) -> None:
-        """Let every worker read the public keys anew."""
-        for process in self._processes:
+    def _tell_to_reload(self) -> None:
+        for process in self._processes.values():
             if process.is_alive() and process.pid is not None:
                 os.kill(process.pid, signal.SIGHUP)
 
     def kill(self) -> None:
         """End whatever is left, at once."""
-        for process in self._processes:
+        for process in self._processes.values():
             if process.is_alive():
                 process.kill()
 
-    def exits(self) -> list[int]:
-        """Exit code of each worker; minus the signal of one that was killed."""
+    def exits(self) -> dict[int, int]:
+        """Exit code of each worker that was started, by rising id; minus the signal of one that was
+        killed."""
         self._listeners.close()
-        for process in self._processes:
+        for process in self._processes.values():
             process.join()
-        return [process.exitcode or 0 for process in self._processes]
+        return {number: self._processes[number].exitcode or 0 for number in sorted(self._processes)}
 
-    def _listen(self, config: ClusterConfig, listeners: ExitStack) -> ClusterConfig:
-        """Bind every worker's address now: a port in use is an error before anything starts, and
+    def _listen(
+        self, config: ClusterConfig, ids: Iterable[int], listeners: ExitStack
+    ) -> ClusterConfig:
+        """Bind these workers' addresses now: a port in use is an error before anything starts, and
         nobody can take a free port away before its worker is up."""
-        workers = []
-        for worker in config.workers:
+        addresses = {worker.id: worker.address for worker in config.workers}
+        for worker in map(config.worker, ids):
             by_grpc = config.transport_of(worker.id) == "grpc"
             listener = listeners.enter_context(
                 listener_at(worker.name, worker.host, worker.port, shared=by_grpc)
             )
-            self._sockets.append(listener)
-            host = worker.address.rpartition(":")[0]
-            address = f"{host}:{listener.getsockname()[1]}"
-            workers.append(worker.model_copy(update={"address": address}))
-        return config.model_copy(update={"workers": tuple(workers)})
+            self._sockets[worker.id] = listener
+            addresses[worker.id] = f"{_host(worker)}:{listener.getsockname()[1]}"
+        workers = tuple(_at(worker, addresses[worker.id]) for worker in config.workers)
+        return config.model_copy(update={"workers": workers})
+
+
+def _ids(config: ClusterConfig) -> set[int]:
+    """Of those who have not left."""
+    return {worker.id for worker in config.present}
+
+
+def _host(worker: WorkerTable) -> str:
+    return worker.address.rpartition(":")[0]
+
+
+def _at(worker: WorkerTable, address: str) -> WorkerTable:
+    """The worker where it was bound, if it was and its port was free to choose."""
+    free = worker.port == 0 and bool(address)
+    return worker.model_copy(update={"address": address}) if free else worker

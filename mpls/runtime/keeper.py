@@ -62,7 +62,7 @@ class Keeper:
 
     def due(self, round_number: int) -> bool:
         """Whether a checkpoint is to be made after this round."""
-        return self._every_rounds > 0 and round_number % self._every_rounds == 0
+        return self._every_rounds > 0 and round_number > 0 == round_number % self._every_rounds
 
     def put(self, part: ModelPart | CorePart) -> None:
         """Hand in one part; the checkpoint is written when both are here. From any thread."""

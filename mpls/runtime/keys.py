@@ -209,9 +209,10 @@ class Keychain:
         self.public = self.ring.public[name]
         self.failed_reloads = 0
 
-    def reload(self) -> None:
-        """Read the public keys anew; a key that is gone is let in no more. A file that is wrong
-        changes nothing, but is logged and counted."""
+    def reload(self, names: Iterable[str] = ()) -> None:
+        """Read the public keys anew, of these workers if the cluster has others now; a key that is
+        gone is let in no more. A file that is wrong changes nothing, but is logged and counted."""
+        self._names = list(names) or self._names
         try:
             ring = self._files.ring(self._names, all_of_them=False)
         except MplsError as error:
@@ -230,7 +231,7 @@ def take_keys(config: ClusterConfig, name: str, files: KeyFiles | None) -> Keych
         return None
     if files is None:
         raise Refused("a worker that is to encrypt was started without key files")
-    return Keychain(files, name, [worker.name for worker in config.workers])
+    return Keychain(files, name, [worker.name for worker in config.present])
 
 
 def _news(before: Ring, after: Ring) -> Iterable[str]:

@@ -60,6 +60,9 @@ class ServingEnd(Protocol):
     def run(self, ready: Callable[[], None]) -> None:
         """Bind, say so, and serve until `stop`."""
 
+    def change_peers(self, names: tuple[str, ...]) -> None:
+        """These may ask from now on, and nobody else; from any thread."""
+
     def stop(self) -> None:
         """From any thread."""
 
@@ -85,15 +88,8 @@ class Outfit:
     @cached_property
     def pacing(self) -> Pacing:
         """The links from here, emulated or not; whatever sends, they are the same."""
-        network, me = self.config.network, self.worker_id
-        rates = {}
-        if network.emulate is not None:
-            seed = self.config.cluster.seed
-            for a, b in self.config.links():
-                if me in (a, b):
-                    other = self.config.workers[b if a == me else a].name
-                    rates[other] = link_rate_Bps(network.emulate, (a, b), seed)
-        return Pacing(rates, network.nic.low_Bps if network.nic is not None else None)
+        nic = self.config.network.nic
+        return Pacing(paced_links(self.config, self.worker_id), nic.low_Bps if nic else None)
 
     def addresses(self, transport: str) -> dict[str, str]:
         """host:port of the peers that are reached by this transport, by name."""
@@ -111,6 +107,16 @@ class Outfit:
         me = self.config.worker(self.worker_id)
         at = Listening(me.host, me.port, self.listen_fd, self.keychain)
         return Server(self.serving, self.store, self.condition, at, self.pacing, self.clock)
+
+
+def paced_links(config: ClusterConfig, me: int) -> dict[str, float]:
+    """Bytes per second to each worker that this one may talk to, by name; none where links are not
+    emulated."""
+    emulate, seed = config.network.emulate, config.cluster.seed
+    if emulate is None:
+        return {}
+    ends = (link for link in config.links() if me in link)
+    return {config.workers[a + b - me].name: link_rate_Bps(emulate, (a, b), seed) for a, b in ends}
 
 
 Adapter = Callable[[Outfit], tuple[Carrier, ServingEnd]]

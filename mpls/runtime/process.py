@@ -47,7 +47,7 @@ def child_process(
         os.dup2(log_file.fileno(), 1)
         os.dup2(log_file.fileno(), 2)
         faulthandler.enable(log_file)
-        sys.exit(run_worker(config, number, folder, listener, keys, adapter))
+        sys.exit(run_worker(config, number, folder, listener, keys, adapter, cluster=file))
 
 
 def run_worker(
@@ -59,12 +59,13 @@ def run_worker(
     adapter: Adapter | None = None,
     state: Path | None = None,
     fresh: bool = False,
+    cluster: Path | None = None,
 ) -> int:
     """Run one worker in this process, here and now; returns its exit code. `listener` is given to
     a worker of a federation, which ends with its parent; one without also writes its log into its
     folder. `state` is where its checkpoints are, in `folder` if not given; with `fresh` it does not
-    go on with the newest. Where the links are encrypted, SIGHUP makes it read the public keys
-    anew. Raises BadInput for an address in use."""
+    go on with the newest. At SIGHUP the file `cluster` is read anew for who the peers are. Raises
+    BadInput for an address in use."""
     from mpls.runtime.worker import Place, Worker
 
     me, parent = config.worker(number), multiprocessing.parent_process() if listener else None
@@ -82,11 +83,10 @@ def run_worker(
     keep_freed_memory()
     for warning in config.warnings:
         logging.getLogger("mpls").warning("%s", warning)
-    place = Place(folder, listener.detach(), parent, keys, adapter, state, fresh)
+    place = Place(folder, listener.detach(), parent, keys, adapter, state, fresh, cluster)
     worker = Worker(config, number, place)
     heard = _drain_on_signals(worker)
-    if config.security() == "curve":
-        signal.signal(signal.SIGHUP, lambda *_: worker.reload_keys())
+    signal.signal(signal.SIGHUP, lambda *_: worker.reload())
     # A federation's workers are born with these blocked, and hear them now that they can drain.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     try:

@@ -76,7 +76,8 @@ class Server(OwnedByThread):
         self._allowances = Allowances(rates)
         self._floods = Floods()
         self._clients: dict[bytes, Client] = {}
-        self._bell: Bell[str] = Bell()
+        self._bell: Bell[tuple[str, ...] | None] = Bell()
+        """What is posted: the peers from now on, or None to stop."""
         self._door: Door | None = None
 
     @property
@@ -86,7 +87,11 @@ class Server(OwnedByThread):
 
     def stop(self) -> None:
         """From any thread."""
-        self._bell.post("stop")
+        self._bell.post(None)
+
+    def change_peers(self, names: tuple[str, ...]) -> None:
+        """These may ask from now on, and nobody else; from any thread."""
+        self._bell.post(names)
 
     def run(self, ready: Callable[[], None]) -> None:
         """Bind, say so, and serve."""
@@ -117,7 +122,7 @@ class Server(OwnedByThread):
         expire_s = self._clock.now() + EXPIRE_S
         while True:
             readable = self._poll()
-            if self._bell.fileno() in readable and "stop" in self._bell.collect():
+            if self._bell.fileno() in readable and not self._heed(self._bell.collect()):
                 return
             if self._door is not None:
                 self._mind(self._door)
@@ -131,14 +136,27 @@ class Server(OwnedByThread):
                 self._expire(now)
                 expire_s = now + EXPIRE_S
 
+    def _heed(self, posted: list[tuple[str, ...] | None]) -> bool:
+        """Whether to go on."""
+        for names in posted:
+            if names is None:
+                return False
+            self._serving.change_peers(names)
+            self._put_out({client.name for client in self._clients.values()} - set(names))
+        return True
+
     def _mind(self, door: Door) -> None:
         """Let in who may come in, and put out whose key was taken off the list."""
         door.answer(self._clock.now())
-        gone = door.gone()
-        for client in [client for client in self._clients.values() if client.caller in gone]:
-            del self._clients[client.route]
-            if client.session is not None:
-                client.session.hang_up()
+        self._put_out(door.gone())
+
+    def _put_out(self, names: set[str]) -> None:
+        """With keys a client's caller is its name."""
+        for client in list(self._clients.values()):
+            if {client.caller, client.name} & names:
+                del self._clients[client.route]
+                if client.session is not None:
+                    client.session.hang_up()
 
     def _let_go_of_the_oldest(self, now: float) -> None:
         """Else peers that stop in mid-pull, each of another version, would keep whole models."""

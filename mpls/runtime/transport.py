@@ -3,6 +3,7 @@ adapters. The Conductor does not know which of them carries its requests."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from mpls.core.messages import CancelRequest, Event, SendRequest
@@ -14,6 +15,10 @@ class Transport(Protocol):
 
     def open(self) -> None:
         """Begin to connect to every peer."""
+
+    def reach(self, addresses: Mapping[str, str]) -> list[Event]:
+        """From now on these are the peers, at host:port; requests to one who moved have failed.
+        Those to one who left are the Conductor's to cancel, which does nothing here any more."""
 
     def send(self, command: SendRequest) -> list[Event]:
         """Send a request; a RequestFailed comes back if that is impossible now."""

@@ -75,9 +75,11 @@ def add_up(
 
 
 def mix(update: LayerUpdate, own_layer: Callable[[str], NDArray[Any]]) -> int:
-    """Eq. 1 on every layer that somebody delivered, in place; returns how many."""
+    """Eq. 1 on every layer that somebody delivered, in place; returns how many. The update of round
+    0 takes the place of the own layers: nothing was learned yet."""
+    keep_own = update.round > 0
     for layer, layer_sum in update.sums.items():
-        layer_sum.mix_into(own_layer(layer)[: update.heads[layer]])
+        layer_sum.mix_into(own_layer(layer)[: update.heads[layer]], keep_own)
     for layer, layer_sum in update.rests.items():
-        layer_sum.mix_into(own_layer(layer)[update.heads[layer] :])
+        layer_sum.mix_into(own_layer(layer)[update.heads[layer] :], keep_own)
     return sum(layer_sum.count > 0 for layer_sum in update.sums.values())

@@ -18,10 +18,12 @@ from safetensors.numpy import save_file
 
 from mpls.config import ClusterConfig
 from mpls.core.serving import Condition
+from mpls.errors import MplsError
 from mpls.model.training import Diverged
 from mpls.runtime.assembly import Parts, Place
 from mpls.runtime.endpoint import Endpoint
 from mpls.runtime.journal import Clock, Journal
+from mpls.runtime.membership import has_left, news, read_anew
 from mpls.runtime.threads import Thread
 from mpls.runtime.trainer import Stopped
 
@@ -49,6 +51,7 @@ class Worker:
         """Unlike an Event it may be put to by a signal handler, whatever its thread was doing."""
         self._stop_asked = False
         self._reload_asked = False
+        self._failed_reloads = 0
         self._failure = ""
         self._looked_s = 0.0
         self._trained = False
@@ -59,8 +62,8 @@ class Worker:
         self._stop_asked = True
         self._wake.put(None)
 
-    def reload_keys(self) -> None:
-        """Read the cluster's public keys anew."""
+    def reload(self) -> None:
+        """Read the cluster file anew for who the peers are, and the public keys."""
         self._reload_asked = True
         self._wake.put(None)
 
@@ -137,14 +140,33 @@ class Worker:
         while not done() and not self._is_over():
             with suppress(Empty):
                 self._wake.get(timeout=TRAFFIC_S)
-            if self._reload_asked and self._parts.keychain is not None:
+            if self._reload_asked:
                 self._reload_asked = False
-                self._parts.keychain.reload()
+                self._reload()
             self._note_traffic()
             self._look_who_is_stuck()
             if self._place.parent is not None and not self._place.parent.is_alive():
                 log.warning("the process that started this worker is gone; draining")
                 self._stop_asked = True
+
+    def _reload(self) -> None:
+        """A file that is wrong changes nothing, but is logged and counted."""
+        try:
+            config, ignored = read_anew(self._place.cluster, self._config, self._id)
+            if has_left(config, self._id):
+                log.warning("this worker was taken out of %s; draining", self._place.cluster)
+                self._stop_asked = True
+                return
+            told = list(news(self._config, config, self._id))
+            self._parts.take_up(config)
+        except MplsError as error:
+            self._failed_reloads += 1
+            log.error("cluster file not reloaded, all stays as it was: %s", error)
+            return
+        self._config = config
+        log.info("cluster file reloaded: %s", ", ".join(told) or "nothing new")
+        if ignored:
+            log.warning("taken up at the next start only: %s", ", ".join(ignored))
 
     def _look_who_is_stuck(self) -> None:
         """A thread that got nowhere for long fails the worker, so that somebody starts it again."""
@@ -184,6 +206,7 @@ class Worker:
             asked=self._parts.transport.sent.as_plain(),
             answered=self._parts.transport.received.as_plain(),
             refusals=self._parts.server.refusals,
+            failed_reloads=self._failed_reloads,
             failed_key_reloads=self._parts.keychain.failed_reloads if self._parts.keychain else 0,
             dropped=self._parts.transport.dropped,
             broken=self._parts.transport.refused.counts,

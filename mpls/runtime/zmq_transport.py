@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import ceil, inf
+from typing import Any
 
 import zmq
 
@@ -62,17 +63,23 @@ class ZmqTransport(OwnedByThread):
         self._context = zmq.Context()
         self._context.setsockopt(zmq.BLOCKY, False)
         self._poller = zmq.Poller()
-        self._channels = {
-            name: _Channel(self, name, Connection(self._context, name, address, self._keys))
-            for name, address in self._addresses.items()
-        }
-        self._by_socket = {}
-        for channel in self._channels.values():
-            self._by_socket[channel.connection.socket] = channel.read
-            self._by_socket[channel.connection.monitor] = channel.read_monitor
-        for socket in self._by_socket:
-            self._poller.register(socket, zmq.POLLIN)
+        self._channels: dict[str, _Channel] = {}
+        self._by_socket: dict[Any, Callable[[], list[Event]]] = {}
         self._bell_fd = -1
+        for name, address in self._addresses.items():
+            self._connect(name, address)
+
+    def reach(self, addresses: Mapping[str, str]) -> list[Event]:
+        self.assert_owner()
+        events: list[Event] = []
+        elsewhere = [name for name, at in self._addresses.items() if addresses.get(name) != at]
+        for name in elsewhere:
+            failures = self._disconnect(self._channels.pop(name))
+            events += failures if name in addresses else []
+        self._addresses = dict(addresses)
+        for name in addresses.keys() - self._channels.keys():
+            self._connect(name, addresses[name])
+        return events
 
     def send(self, command: SendRequest) -> list[Event]:
         self.assert_owner()
@@ -80,7 +87,8 @@ class ZmqTransport(OwnedByThread):
 
     def cancel(self, command: CancelRequest) -> None:
         self.assert_owner()
-        self._channels[command.peer].cancel(command.request_id)
+        if command.peer in self._channels:
+            self._channels[command.peer].cancel(command.request_id)
 
     def wait(self, timeout_s: float, bell_fd: int) -> list[Event]:
         self.assert_owner()
@@ -118,6 +126,24 @@ class ZmqTransport(OwnedByThread):
             channel.close()
         self.refused.flush(inf)
         self._context.term()
+
+    def _connect(self, name: str, address: str) -> None:
+        channel = _Channel(self, name, Connection(self._context, name, address, self._keys))
+        self._channels[name] = channel
+        self._by_socket[channel.connection.socket] = channel.read
+        self._by_socket[channel.connection.monitor] = channel.read_monitor
+        self._poller.register(channel.connection.socket, zmq.POLLIN)
+        self._poller.register(channel.connection.monitor, zmq.POLLIN)
+
+    def _disconnect(self, channel: _Channel) -> list[Event]:
+        """For good; returns the failures of what was asked there."""
+        for socket in (channel.connection.socket, channel.connection.monitor):
+            self._poller.unregister(socket)
+            del self._by_socket[socket]
+        failures = channel.fail_all()
+        channel.drop_rest()
+        channel.close()
+        return failures
 
     # --- for the channels ---
 
@@ -192,9 +218,9 @@ class _Channel:
     def read_monitor(self) -> list[Event]:
         """Follow whether there is a connection. When it is lost, nothing in flight will be
         answered."""
-        return self._fail_all() if self.connection.look() else []
+        return self.fail_all() if self.connection.look() else []
 
-    def _fail_all(self) -> list[Event]:
+    def fail_all(self) -> list[Event]:
         events: list[Event] = [
             RequestFailed(request_id, "disconnected", *_position(waiting))
             for request_id, waiting in self._waiting.items()
@@ -211,7 +237,7 @@ class _Channel:
     def tend(self) -> list[Event]:
         """Do what is due."""
         if self.connection.tend():
-            return self._fail_all()
+            return self.fail_all()
         now = time.monotonic()
         due = [request_id for request_id, due_s in self._unreported.items() if due_s <= now]
         return [self._report(request_id) for request_id in due]

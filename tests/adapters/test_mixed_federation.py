@@ -212,7 +212,7 @@ def test_a_whole_federation_on_grpc_ends_well(tmp_path: Path) -> None:
     federation.start()
     while federation.wait(0.5):
         continue
-    assert federation.exits() == [0, 0, 0]
+    assert list(federation.exits().values()) == [0, 0, 0]
     outcomes, calls = Counter[str](), Counter[str]()
     for worker in federation.config.workers:
         records = list(read(tmp_path / f"{worker.name}.trace.jsonl"))

@@ -41,6 +41,7 @@ class Run:
     when: Callable[[Run], bool] = lambda run: False
     do: Callable[[Run], None] = lambda run: None
     restarts: int = 0
+    waiting: bool = True
     workers: list[WorkerProgress] = field(default_factory=list)
     exits: list[int] = field(default_factory=list)
 
@@ -69,14 +70,13 @@ class Run:
 
     def _watch(self) -> None:
         self.federation.start()
-        waiting = True
         while self.federation.wait(0.05):
             self._follow()
-            if waiting and self.when(self):
-                waiting = False
+            if self.waiting and self.when(self):
+                self.waiting = False
                 self.do(self)
         self._follow()
-        self.exits = self.federation.exits()
+        self.exits = list(self.federation.exits().values())
 
     def _follow(self) -> None:
         for worker, follower in zip(self.workers, self._followers):
@@ -101,6 +101,23 @@ def all_under_way(run: Run) -> bool:
     return all(worker.round >= 3 for worker in run.workers)
 
 
+def come_and_go(run: Run) -> None:
+    """w3 joins and w0 leaves; when they have met, all are told to end."""
+    before = run.federation.config
+    newcomer = {"id": 3, "address": "127.0.0.1:0"}
+    workers = [worker.model_dump(exclude_none=True) for worker in before.workers]
+    workers[0]["left"] = True
+    joined = run.federation.reload(changed(before, {"workers": [*workers, newcomer]}))
+    assert joined == [3]
+
+    def end_once_met(run: Run) -> bool:
+        pulls = run.records("w3", "pull") if run.trace("w3").exists() else []
+        return any(it["outcome"] == "applied" and it["peer"] != "w0" for it in pulls)
+
+    run.when, run.do = end_once_met, lambda run: run.federation.interrupt()
+    run.waiting = True
+
+
 RUNS = {
     run.name: run
     for run in (
@@ -117,6 +134,12 @@ RUNS = {
             lambda run: run.workers[1].round >= 5,
             kill_w1,
             restarts=1,
+        ),
+        Run(
+            "changing",
+            {"training": {"rounds": 100_000}, "data": {"shards": 4}},
+            all_under_way,
+            come_and_go,
         ),
         Run("diverged", {"model": {"name": "tests.runtime.explosive:mlp"}}),
         Run(
@@ -209,6 +232,17 @@ def test_its_traffic_is_counted_at_both_ends(runs):
         assert record["dropped"] == 0
         (worker,) = (worker for worker in run.workers if worker.name == name)
         assert record["local_steps"] == worker.local_steps
+
+
+def test_a_run_that_is_reloaded_starts_who_joined_and_ends_who_left(runs):
+    run = runs["changing"].ended()
+    assert run.exits == [0, 0, 0, 0]
+    assert states(run, "w0")[-1] == "stopped"
+    assert "taken out of" in (run.folder / "w0.log").read_text()
+    for name in ("w1", "w2"):
+        standings = [(it["peer"], it["standing"]) for it in run.records(name, "peer")]
+        assert ("w0", "removed") in standings
+        assert replay(read(run.trace(name))) is None
 
 
 def test_its_summary_has_everything(runs):

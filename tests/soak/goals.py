@@ -52,7 +52,7 @@ class Findings:
     """Files and bytes of a state folder, at each look."""
     cpu_s: float
     unasked: Sequence[str] = ()
-    exits: Sequence[int | None] = ()
+    bad_exits: Sequence[str] = ()
     wrong: Sequence[str] = ()
     whole: int = 0
     damaged: Sequence[str] = ()
@@ -86,7 +86,7 @@ def goals(it: Findings) -> list[Goal]:
         _unchanged("threads", [(s.at_s, s.threads) for s in settled(it.samples)], it.total_s),
         _state_folders(it),
         _nothing("ends that nobody asked for", it.unasked),
-        _nothing("exits at SIGTERM other than 0", [str(code) for code in it.exits if code != 0]),
+        _nothing("exits at SIGTERM other than 0", it.bad_exits),
         Goal(
             "checkpoints left that verify",
             f"{it.whole} of {it.whole + len(it.damaged)}",

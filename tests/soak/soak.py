@@ -234,7 +234,7 @@ class Soak:
             state_sizes=self._state_sizes,
             cpu_s=self._cpu_s,
             unasked=[end for worker in self._workers for end in worker.unasked],
-            exits=[worker.exit for worker in self._workers],
+            bad_exits=list(filter(None, (it.bad_exit(self.interrupted) for it in self._workers))),
             wrong=[it for worker in self._workers for it in afterwards.wrong_in_lives(worker)],
             whole=sum(whole for whole, _ in checked),
             damaged=[it for _, damaged in checked for it in damaged],

@@ -64,6 +64,15 @@ def test_a_drained_worker_leaves_its_exit_code(tmp_path):
     worker.drain()
     assert ended(worker).exit == -signal.SIGTERM
     assert worker.unasked == []
+    assert worker.bad_exit(excused=True) == ""
+    assert worker.bad_exit(excused=False) == "w0: exit code -15, was not running"
+
+
+def test_a_running_worker_that_does_not_end_well_has_no_excuse(tmp_path):
+    worker = started(tmp_path, "import time; time.sleep(60)")
+    worker.now.life.running_unix_s = 1.0
+    worker.drain()
+    assert ended(worker).bad_exit(excused=True) == "w0: exit code -15"
 
 
 def test_a_living_process_has_memory_files_and_threads(tmp_path):

@@ -123,6 +123,8 @@ class Worker:
         """How each life ended that nobody had told to."""
         self.exit: int | None = None
         """Of the last life, once it was told to drain."""
+        self.ran = False
+        """Whether it was running when it was told to."""
         self._folder = folder / "lives"
         self._command = [*command, "--state", str(self.state)]
         self._killed = False
@@ -166,6 +168,7 @@ class Worker:
     def drain(self) -> None:
         """Tell it to end."""
         self._draining = True
+        self.ran = self.lives_now and self.now.life.running_unix_s is not None
         if self.lives_now:
             self._send(signal.SIGTERM)
 
@@ -182,6 +185,13 @@ class Worker:
         now_s = time.monotonic()
         life, age_s = len(self.lives) - 1, now_s - self.now.started_s
         return Sample(round(now_s - began_s, 2), self.name, life, round(age_s, 2), *found)
+
+    def bad_exit(self, excused: bool) -> str:
+        """Why it did not end as it should at the end; empty if it did. With `excused` it need not
+        have been running then."""
+        if self.exit == 0 or (excused and not self.ran):
+            return ""
+        return f"{self.name}: exit code {self.exit}{'' if self.ran else ', was not running'}"
 
     @property
     def accuracy(self) -> float | None:

@@ -26,8 +26,9 @@ SAMPLE_S = 2.0
 LOOK_S = 10.0
 START_S = 120.0
 STOP_S = 30.0
-QUIET_S = 20.0
-"""Nobody is killed so shortly before the end: a kill has to have time to be survived."""
+QUIET_SHARE, QUIET_S = 1 / 3, 60.0
+"""In the last third of the soak, but at most so long, nobody is killed: each kill has to have time
+to be survived, also on a machine with much else to do."""
 
 
 class Every:
@@ -56,6 +57,7 @@ class Soak:
         self.kills: list[Kill] = []
         self._folder = folder
         self._total_s = total_s
+        self._quiet_s = min(QUIET_S, QUIET_SHARE * total_s)
         self._every_s = every_s
         self._seed = seed
         self._lines = lines
@@ -97,7 +99,7 @@ class Soak:
         due = next(dues, None)
         while self._at_s < self._total_s and not self.interrupted:
             self._tend()
-            if due and due.at_s <= self._at_s < self._total_s - QUIET_S and self._kill(due):
+            if due and due.at_s <= self._at_s < self._total_s - self._quiet_s and self._kill(due):
                 due = next(dues, None)
             self._note()
             time.sleep(TICK_S)
@@ -201,7 +203,7 @@ class Soak:
     def summary(self) -> dict[str, Any]:
         """What soak.json holds."""
         self._lines.say("all have ended; reading traces, checkpoints and logs")
-        last_s = self._ended_s - QUIET_S + TICK_S
+        last_s = self._ended_s - self._quiet_s + TICK_S
         judged = [it for it in self.kills if it.unix_s - self._began_unix_s <= last_s]
         found = self._findings(judged)
         judged_goals = goals(found)

@@ -118,7 +118,7 @@ def test_each_thing_that_goes_wrong_misses_its_goal():
     assert missed(accuracies=[]) == ["test accuracy at the end", "worst of the last half"]
     low_once = [(t, 0.90 if t == 2000 else 0.94) for t in range(0, 3600, 10)]
     assert missed(accuracies=low_once) == ["worst of the last half"]
-    assert missed(state_sizes=[(5, 1)]) == ["a state folder"]
+    assert missed(state_sizes=[(6, 1)]) == ["a state folder"]
     assert missed(unasked=["w0-001 ended"]) == ["ends that nobody asked for"]
     assert missed(bad_exits=["w0: exit code 1"]) == ["exits at SIGTERM other than 0"]
     assert missed(damaged=["x"]) == ["checkpoints left that verify"]

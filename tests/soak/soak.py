@@ -15,7 +15,7 @@ from typing import Any
 
 from mpls.errors import RunFailed
 from tests.soak import afterwards
-from tests.soak.goals import Findings, goals
+from tests.soak.goals import SETTLED_S, Findings, goals
 from tests.soak.kills import Due, Kill, Outcome, outcome, schedule
 from tests.soak.report import Lines
 from tests.soak.workers import Process, Sample, Worker, workers_of
@@ -71,6 +71,7 @@ class Soak:
         self._began_unix_s = 0.0
         self._ended_s = 0.0
         self._cpu_s = 0.0
+        self._most = 0, 0
 
     def run(self) -> None:
         """Until the time is over or somebody asks to end; then all workers have ended."""
@@ -160,8 +161,16 @@ class Soak:
             sample = worker.sample(self._began_s)
             if sample is not None:
                 self._samples.append(sample)
-                self._samples_file.write(json.dumps(sample.as_plain()) + "\n")
+                self._samples_file.write(json.dumps(self._with_census(worker, sample)) + "\n")
         self._samples_file.flush()
+
+    def _with_census(self, worker: Worker, sample: Sample) -> dict[str, Any]:
+        """Where a worker has more threads or files than any had, the sample says which."""
+        plain, many = sample.as_plain(), (sample.threads, sample.files)
+        if sample.age_s > SETTLED_S and any(now > most for now, most in zip(many, self._most)):
+            plain["census"] = worker.now.census()
+            self._most = max(many[0], self._most[0]), max(many[1], self._most[1])
+        return plain
 
     def _progress(self) -> str:
         rounds = " ".join(str(_latest_round(worker)) for worker in self._workers)

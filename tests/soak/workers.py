@@ -110,6 +110,15 @@ class Process:
         except (OSError, KeyError):  # a process that ended and was not waited for has no VmRSS
             return None
 
+    def census(self) -> dict[str, list[str]]:
+        """The names of its threads, and what its open files are: who it is that there are more."""
+        place = Path(f"/proc/{self.popen.pid}")
+        try:
+            threads = [path.read_text().strip() for path in place.glob("task/*/comm")]
+            return {"threads": threads, "files": [os.readlink(it) for it in place.glob("fd/*")]}
+        except OSError as error:  # some came or went since they were listed
+            return {"failed": [str(error)]}
+
 
 class Worker:
     """One worker of the cluster, and all of its lives."""

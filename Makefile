@@ -19,8 +19,9 @@ ARGS ?=
 SEEDS ?= 1000
 MESSAGES ?= 1000000
 SESSIONS ?= 10000
+MINUTES ?= 60
 
-.PHONY: help setup proto run-local sim sim-faults test test-slow test-live test-pythons check format golden bench bench-live bench-wire fuzz fuzz-grpc mutants clean
+.PHONY: help setup proto run-local sim sim-faults test test-slow test-live test-pythons check format golden bench bench-live bench-wire fuzz fuzz-grpc soak mutants clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -87,6 +88,9 @@ fuzz: $(READY) ## Malformed messages and broken sessions against a live server; 
 
 fuzz-grpc: $(READY) ## The same for the gRPC contract, both of its ends; MESSAGES= SEED=
 	@$(BIN)/python -m tests.adapters.fuzz --messages $(MESSAGES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+soak: $(READY) ## Three live workers, one killed every 20 s: MINUTES=60 SEED= OUT= ARGS='--every-s 10'
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 mutants: $(READY) ## Remove each guard of the wire in turn: some test must fail
 	@$(BIN)/python -m tools.mutants $(ARGS)

@@ -99,15 +99,21 @@ def conserved(life: Life) -> Iterator[str]:
     """Pulls planned = applied + refused by reason + timed out + cancelled, in every round."""
     reports = {record["round"]: record for record in life.of("round")}
     plans = life.of("plan")
+    ends: dict[int, Counter[str]] = {}
+    for pull in life.of("pull"):
+        ends.setdefault(pull["round"], Counter())[pull["outcome"]] += 1
+    asked_again = Counter[int]()
+    for one in life.of("again"):
+        asked_again[one["round"]] += len(one["layers"])
+    drained = life.drained()
     for plan in plans:
         number, planned = plan["round"], sum(len(layers) for _, layers in _wanted(plan))
         if number not in reports:
-            if life.drained() or plan is not plans[-1]:
+            if drained or plan is not plans[-1]:
                 yield f"{life.name} round {number}: was planned and never reported"
             continue
         report = reports[number]
-        pulls = Counter(p["outcome"] for p in life.of("pull") if p["round"] == number)
-        again = sum(len(one["layers"]) for one in life.of("again") if one["round"] == number)
+        pulls, again = ends.get(number, Counter()), asked_again[number]
         ended = sum(report["ends"].values()) - again
         if not (planned == report["planned"] == ended and again == report["again"]):
             yield f"{life.name} round {number}: {planned} pulls planned, report {report}"

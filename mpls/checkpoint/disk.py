@@ -4,7 +4,7 @@ any two of them, or in the middle of one."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +13,8 @@ class Disk(Protocol):
     """Raises OSError as the operating system does. What was written is safe after `sync` of the
     file; that a name means this file, after `sync_folder`."""
 
-    def write(self, path: Path, data: bytes) -> None:
-        """Make or empty the file, and write this into it."""
+    def write(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+        """Make or empty the file, and write these into it, one after the other."""
 
     def sync(self, path: Path) -> None:
         """Wait until the file's content is on the disk."""
@@ -38,13 +38,14 @@ class Disk(Protocol):
 class OsDisk:
     """The real one."""
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         """Readable by its owner only: weights tell of the data that they learned from."""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb", buffering=0) as file:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[file.write(rest) :]
+            for piece in pieces:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[file.write(rest) :]
 
     def sync(self, path: Path) -> None:
         """Of the content, whoever wrote it."""

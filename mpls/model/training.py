@@ -191,10 +191,14 @@ class Learner:
 
     # --- what survives a crash ---
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(
+        self, spare: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Everything that the steps to come depend on, copied: tensors by name (`weights`,
         `velocity` with momentum, `torch_rng`, and each `buffer.` that does not travel), and the
-        rest as JSON knows it (`layout`: names and shapes of what `weights` holds, in order)."""
+        rest as JSON knows it (`layout`: names and shapes of what `weights` holds, in order).
+
+        `spare` are tensors of an earlier state, which nobody reads any more: written over."""
         tensors = {"weights": self.model.weights, "torch_rng": torch.get_rng_state()}
         if self._velocity[0] is not None:
             tensors["velocity"] = self._velocity[0]
@@ -214,7 +218,8 @@ class Learner:
             "loss_sum": self._loss_sum,
             "loss_steps": self._loss_steps,
         }
-        return {name: values.cpu().numpy().copy() for name, values in tensors.items()}, plain
+        spare = spare or {}
+        return {name: _copied(values, spare.get(name)) for name, values in tensors.items()}, plain
 
     def restore(self, tensors: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> None:
         """Go on where `state` was taken: the steps to come are the same, bit by bit, on the CPU.
@@ -239,6 +244,14 @@ class Learner:
         self._order.restore(plain["order"])
         self._pass_order, self._passed = plain["order"], plain["passed"]
         self._batches = self._new_pass(skip=self._passed)
+
+
+def _copied(values: Tensor, spare: np.ndarray | None) -> np.ndarray:
+    if spare is None:
+        spare = torch.empty_like(values, device="cpu").numpy()
+    assert spare.shape == tuple(values.shape)
+    torch.from_numpy(spare).copy_(values)
+    return spare
 
 
 def _copy_into(name: str, values: Tensor, tensors: Mapping[str, np.ndarray]) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -55,6 +56,7 @@ class Keeper:
         self._journal = journal
         self._clock = clock
         self._parts: SimpleQueue[Union[ModelPart, CorePart, None]] = SimpleQueue()
+        self._spare: deque[Tensors] = deque(maxlen=1)
         self.saved_round = -1
         """Of the last checkpoint that is safe."""
         self.trouble = ""
@@ -63,6 +65,14 @@ class Keeper:
     def due(self, round_number: int) -> bool:
         """Whether a checkpoint is to be made after this round."""
         return self._every_rounds > 0 and round_number > 0 == round_number % self._every_rounds
+
+    def spare(self) -> Tensors:
+        """Arrays of a checkpoint that is written, for `Learner.state` to write over; none if there
+        are none. Fresh memory would cost the training thread many times more than the copy."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return {}
 
     def put(self, part: ModelPart | CorePart) -> None:
         """Hand in one part; the checkpoint is written when both are here. From any thread."""
@@ -83,6 +93,7 @@ class Keeper:
                 core = part
             if model is not None and core is not None and core.round >= model.round:
                 self.write(model, core)
+                self._spare.append(model.tensors)
                 model = None
 
     def write(self, model: ModelPart, core: CorePart) -> None:

@@ -187,7 +187,7 @@ class Trainer:
 
     def state(self) -> ModelPart:
         """What the steps to come depend on; for the training thread, or once that has ended."""
-        tensors, plain = self.learner.state()
+        tensors, plain = self.learner.state(self._keeper.spare() if self._keeper else {})
         ledger = {peer: dict(layers) for peer, layers in self._ledger.items()}
         return ModelPart(self.round, self._begun, tensors, plain, ledger)
 

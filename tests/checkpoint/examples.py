@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpls.checkpoint import Checkpoint
+from mpls.checkpoint import Checkpoint, encode
 
 
 def checkpoint(steps: int = 7, size: int = 8) -> Checkpoint:
@@ -28,6 +28,11 @@ def checkpoint(steps: int = 7, size: int = 8) -> Checkpoint:
         ledger={"w1": {"fc": [4, 2]}},
         saved_unix_s=1.5,
     )
+
+
+def content(one: Checkpoint) -> bytes:
+    """Of its file."""
+    return b"".join(encode(one))
 
 
 def same(one: Checkpoint, other: Checkpoint) -> bool:

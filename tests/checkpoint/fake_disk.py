@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,8 +51,8 @@ class FakeDisk:
         names = {name: File(data, data) for name, data in files.items()}
         return FakeDisk(names_cached=dict(names), names_synced=names)
 
-    def write(self, path: Path, data: bytes) -> None:
-        off = self._call("write")
+    def write(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+        off, data = self._call("write"), b"".join(pieces)
         file = self.names_cached.setdefault(path.name, File())
         file.cached = data if off is None else data[:off]
         self._named()

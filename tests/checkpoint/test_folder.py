@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mpls.checkpoint import CheckpointFolder, encode
-from tests.checkpoint.examples import checkpoint, same
+from mpls.checkpoint import CheckpointFolder, decode
+from tests.checkpoint.examples import checkpoint, content, same
 from tests.checkpoint.fake_disk import FakeDisk, PowerCut
 
 FOLDER = Path("state")
@@ -32,7 +32,7 @@ def cuts(ignored: frozenset[str]) -> Iterator[FakeDisk]:
     each byte."""
     whole = FakeDisk(ignored=ignored)
     a_life(whole)
-    size = len(encode(checkpoint(SAVED)))
+    size = len(content(checkpoint(SAVED)))
     for call, name in enumerate(whole.calls):
         for byte in range(size + 1) if name == "write" else (0,):
             yield FakeDisk(cut_at_call=call, cut_at_byte=byte, ignored=ignored)
@@ -78,7 +78,7 @@ def test_row_22_a_damaged_one_is_set_aside_by_name_and_the_one_before_is_used() 
     disk = FakeDisk()
     folder = CheckpointFolder(FOLDER, disk=disk)
     older, newer = folder.save(checkpoint(1)), folder.save(checkpoint(2))
-    disk.names_cached[newer.name].cached = encode(checkpoint(2))[:-1]
+    disk.names_cached[newer.name].cached = content(checkpoint(2))[:-1]
     found = folder.load()
     assert found.path == older
     assert found.checkpoint is not None
@@ -123,3 +123,11 @@ def test_row_21_an_error_of_the_disk_leaves_the_one_before(call: str) -> None:
     for files in disk.after_the_cut():
         again = CheckpointFolder(FOLDER, disk=FakeDisk.with_files(files)).load().checkpoint
         assert again is not None
+
+
+def test_the_real_disk_writes_what_was_encoded_for_its_owner_only(tmp_path: Path) -> None:
+    one = checkpoint(5, size=300_000)
+    path = CheckpointFolder(tmp_path).save(one)
+    assert path.read_bytes() == content(one)
+    assert same(decode(path.read_bytes(), "x"), one)
+    assert path.stat().st_mode & 0o077 == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,16 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load, save
+from safetensors.numpy import load_file as numpy_file
+from safetensors.torch import load_file as torch_file
 
 from mpls.checkpoint import Damaged, decode, encode
 from mpls.checkpoint import format as file_format
-from tests.checkpoint.examples import checkpoint, same
+from tests.checkpoint.examples import checkpoint, content, same
 
-WHOLE = encode(checkpoint())
+WHOLE = content(checkpoint())
 shapes = arrays.array_shapes(min_dims=0, max_dims=3, max_side=4)
 tensors = st.dictionaries(
     st.text(min_size=1, max_size=8),
-    arrays.arrays(st.sampled_from([np.float32, np.float64, np.uint8, np.int64]), shapes),
+    arrays.arrays(
+        st.sampled_from([np.float32, np.float64, np.uint8, np.int64, np.bool_, np.float16]), shapes
+    ),
     max_size=4,
 )
 
@@ -28,7 +34,46 @@ tensors = st.dictionaries(
 @given(tensors)
 def test_what_was_encoded_is_decoded_bit_by_bit(some: dict[str, np.ndarray]) -> None:
     one = replace(checkpoint(), tensors=some)
-    assert same(decode(encode(one), "x"), one)
+    assert same(decode(content(one), "x"), one)
+
+
+@given(tensors)
+def test_the_header_says_what_the_librarys_own_would(some: dict[str, np.ndarray]) -> None:
+    """But for the order of equally wide types, which is each writer's choice."""
+    ours = content(replace(checkpoint(), tensors=some))
+    theirs = save(some, header(ours)["__metadata__"])
+    about, wanted = header(ours), header(theirs)
+    start = 8 + int.from_bytes(ours[:8], "little")
+    assert start % 8 == 0
+    for name, values in some.items():
+        at, _ = about[name].pop("data_offsets"), wanted[name].pop("data_offsets")
+        assert at[0] % values.itemsize == 0
+        assert ours[start:][slice(*at)] == values.tobytes()
+    assert about == wanted
+
+
+def test_torch_and_numpy_read_a_file_that_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(WHOLE)
+    some = checkpoint().tensors
+    for loaded in (numpy_file(file), {k: v.numpy() for k, v in torch_file(file).items()}):
+        assert same(replace(checkpoint(), tensors=loaded), checkpoint())
+        assert loaded.keys() == some.keys()
+
+
+def test_what_lies_otherwise_in_memory_is_the_same_file() -> None:
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    one = replace(checkpoint(), tensors={"x": values})
+    for other in (np.asfortranarray(values), values.astype(">f4"), np.repeat(values, 2, 1)[:, ::2]):
+        assert content(replace(one, tensors={"x": other})) == content(one)
+
+
+def test_the_memory_of_tensors_is_not_copied() -> None:
+    one = checkpoint()
+    _, *pieces = encode(one)
+    assert len(pieces) == len(one.tensors)
+    for values in one.tensors.values():
+        assert any(np.shares_memory(values, np.frombuffer(it, np.uint8)) for it in pieces)
 
 
 @given(st.integers(0, len(WHOLE) * 8 - 1))
@@ -79,10 +124,12 @@ def test_a_state_of_other_fields_is_refused_even_with_the_right_sum() -> None:
 
 def test_nothing_in_a_checkpoint_is_a_pickle() -> None:
     assert b"\x80\x04" not in WHOLE[:2]
-    assert json.loads(WHOLE[8 : 8 + int.from_bytes(WHOLE[:8], "little")])["__metadata__"]
+    assert header(WHOLE)["__metadata__"]
 
 
 def with_metadata(**changed: str) -> bytes:
-    length = int.from_bytes(WHOLE[:8], "little")
-    metadata = json.loads(WHOLE[8 : 8 + length])["__metadata__"]
-    return save(load(WHOLE), {**metadata, **changed})
+    return save(load(WHOLE), {**header(WHOLE)["__metadata__"], **changed})
+
+
+def header(data: bytes) -> dict[str, Any]:
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

@@ -87,7 +87,7 @@ def through_a_file(worker: Learner) -> Checkpoint:
     saved = Checkpoint(
         "w0", "m", nothing, 0, worker.steps, 0, tensors, plain, nothing, nothing, nothing, 0.0
     )
-    return decode(encode(saved), "x")
+    return decode(b"".join(encode(saved)), "x")
 
 
 @settings(max_examples=25, deadline=None)
@@ -111,6 +111,27 @@ def test_what_was_saved_does_not_change_with_the_training_that_goes_on() -> None
     advance(worker, 9)
     assert all(np.array_equal(values, before[0][name]) for name, values in tensors.items())
     assert json.dumps(plain) == before[1]
+
+
+def test_a_state_written_over_an_older_one_is_the_same_in_no_new_memory() -> None:
+    worker = advance(learner(0.9), 3)
+    older, _ = worker.state()
+    advance(worker, 9)
+    fresh, plain = worker.state()
+    again, plain_again = worker.state(older)
+    assert plain_again == plain
+    assert again.keys() == fresh.keys()
+    for name, values in again.items():
+        assert values is older[name]
+        assert np.array_equal(values, fresh[name])
+
+
+def test_a_state_written_over_one_from_before_the_first_step_has_the_momentum_too() -> None:
+    worker = learner(0.9)
+    older, _ = worker.state()
+    assert "velocity" not in older
+    fresh, again = advance(worker, 2).state()[0], worker.state(older)[0]
+    assert np.array_equal(again["velocity"], fresh["velocity"])
 
 
 def test_the_state_of_another_model_is_refused() -> None:

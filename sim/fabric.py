@@ -46,8 +46,17 @@ def on_time(_: int, __: int, ___: bool) -> Sequence[float]:
 class Fabric:
     """All connections of a simulation."""
 
-    def __init__(self, clock: Clock, network: Network, timing: Timing, seed: int = 0) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        network: Network,
+        timing: Timing,
+        seed: int = 0,
+        counts_bytes: bool = True,
+    ) -> None:
+        """Without `counts_bytes` nobody wants to know its `traffic`, which costs time."""
         self._clock = clock
+        self._counts_bytes = counts_bytes
         self._draws = Stream(seed, "slowdown")
         self._network = network
         self._timing = timing
@@ -114,7 +123,8 @@ class Fabric:
 
     def settle(self, worker: VirtualWorker) -> None:
         """See `sim.driver.Fabric`."""
-        for pulling in list(self._waiting[worker.index].values()):
+        waiting = self._waiting[worker.index]
+        for pulling in list(waiting.values()) if waiting else ():
             self._report(pulling)
 
     # --- a request's way there and back ---
@@ -311,6 +321,8 @@ class Fabric:
             self._network.cancel(pulling.flow)
 
     def _count(self, sender: VirtualWorker, receiver: VirtualWorker, message: Any) -> None:
+        if not self._counts_bytes:
+            return
         kind = type(message).__name__.lower()
         self._count_bytes(sender, receiver, kind, message_bytes(message))
 
@@ -321,6 +333,8 @@ class Fabric:
         count(self.traffic[sender.index], self.traffic[receiver.index], names, kind, size)
 
     def _count_pull(self, pulling: Pulling, progress: protocol.Vector | None) -> None:
+        if not self._counts_bytes:
+            return
         transfer = pulling.transfer
         assert transfer is not None
         sizes = tuple(size for _, size in transfer.layers)

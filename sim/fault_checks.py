@@ -34,9 +34,21 @@ class Life:
     budgets_s: dict[tuple[int, str], float] = field(default_factory=dict)
     """(round, peer) -> the deadline of that pull, after the plan."""
 
+    by_kind: dict[str, list[Record]] | None = None
+    """The records, where they were sorted: from then on none comes or goes."""
+
     def of(self, kind: str) -> list[Record]:
         """Its records of a kind."""
+        if self.by_kind is not None:
+            return self.by_kind.get(kind, [])
         return [record for record in self.records if record["kind"] == kind]
+
+    def sort(self) -> Life:
+        """The same life, of which every check finds the records of a kind at once."""
+        by_kind: dict[str, list[Record]] = {}
+        for record in self.records:
+            by_kind.setdefault(record["kind"], []).append(record)
+        return Life(self.name, self.records, self.budgets_s, by_kind)
 
     def planned_s(self, number: int) -> float:
         """When the plan of a round was made."""
@@ -82,7 +94,7 @@ def findings(twin: Twin, lives: Lives, faults: Faults) -> list[str]:
     """All that is wrong with a simulation that has ended."""
     found = list(all_finished(twin))
     for index, worker in enumerate(twin.workers):
-        own = lives.lives[worker.name]
+        own = [life.sort() for life in lives.lives[worker.name]]
         found += mixed_once(own)
         for life in own:
             found += conserved(life)

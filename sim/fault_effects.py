@@ -27,6 +27,7 @@ FLAP_S = 1.0
 """A flapping link is cut for so long, then whole for so long."""
 DUPLICATE_S = 0.01
 """The second copy of a reply is that much later."""
+ON_TIME = (0.0,)
 LATE_AFTER_STALL_S = 1.0
 """A late reply comes that long after its puller's patience is over."""
 
@@ -50,6 +51,8 @@ class Faults:
         """Direction -> reasons why small messages are lost."""
         self._losses: defaultdict[Link, list[float]] = defaultdict(list)
         self._odd: dict[str, Counter[Link]] = {"duplicate": Counter(), "late": Counter()}
+        self._disturbances = 0
+        """Cuts, losses and oddities under way now."""
         self._link_factors: defaultdict[Link, list[float]] = defaultdict(list)
         self._slow: defaultdict[int, list[float]] = defaultdict(list)
         self._freezes: Counter[int] = Counter()
@@ -146,12 +149,14 @@ class Faults:
             self._after(begins_s, partial(self._cut_for, directions, lasts_s))
 
     def _cut_for(self, directions: Sequence[Link], seconds: float) -> None:
+        self._disturbances += 1
         for direction in directions:
             self._cuts[direction] += 1
             self._silence(_sorted(direction))
         self._after(seconds, lambda: self._heal(directions))
 
     def _heal(self, directions: Sequence[Link]) -> None:
+        self._disturbances -= 1
         for direction in directions:
             self._cuts[direction] -= 1
             self._break_silence(_sorted(direction))
@@ -175,6 +180,7 @@ class Faults:
 
     def _disturb(self, fault: Fault) -> None:
         self.befell[fault.kind] += 1
+        self._disturbances += 1
         for direction in self._both_ways(fault):
             if fault.kind == "loss":
                 self._losses[direction].append(fault.factor)
@@ -183,6 +189,7 @@ class Faults:
         self._after(fault.for_s, lambda: self._calm(fault))
 
     def _calm(self, fault: Fault) -> None:
+        self._disturbances -= 1
         for direction in self._both_ways(fault):
             if fault.kind == "loss":
                 self._losses[direction].remove(fault.factor)
@@ -191,12 +198,14 @@ class Faults:
 
     def _passage(self, src: int, dst: int, small: bool) -> Sequence[float]:
         """See `sim.fabric.Passage`."""
+        if not self._disturbances:
+            return ON_TIME
         direction = (src, dst)
         if small and self._is_lost(direction):
             return ()
         if self._odd["late"][direction]:
             return (self._late_s,)
-        return (0.0, DUPLICATE_S) if self._odd["duplicate"][direction] else (0.0,)
+        return (0.0, DUPLICATE_S) if self._odd["duplicate"][direction] else ON_TIME
 
     def _is_lost(self, direction: Link) -> bool:
         shares = self._losses.get(direction, ())

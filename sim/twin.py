@@ -52,7 +52,9 @@ class Twin:
         network: Callable[[Clock], Network],
         timing: Timing | Sequence[Timing],
         recorder: Recorder | None,
+        counts_bytes: bool = True,
     ) -> None:
+        """Without `counts_bytes` its traffic is not known: all bytes are 0."""
         self.clock = Clock()
         self.config = config
         self._learning = learning
@@ -60,7 +62,8 @@ class Twin:
         self.network = network(self.clock)
         timings = [timing] * len(config.workers) if isinstance(timing, Timing) else list(timing)
         self.timings = timings
-        self.fabric = Fabric(self.clock, self.network, timings[0], config.cluster.seed)
+        seed = config.cluster.seed
+        self.fabric = Fabric(self.clock, self.network, timings[0], seed, counts_bytes)
         self._records = [
             recorder.of(worker.name) if recorder is not None else None for worker in config.workers
         ]

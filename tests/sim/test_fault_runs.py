@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from sim import fault_runs
 from sim.fault_checks import findings, replays
-from sim.fault_runs import replay_line, run, simulated
+from sim.fault_runs import cluster, replay_line, run, simulated
 from sim.faults import KINDS, Fault
 
 
@@ -30,7 +30,7 @@ FROZEN = Fault(5.2, "freeze", worker=3, for_s=4.0)
 
 @pytest.fixture(scope="module")
 def healthy():
-    return simulated(1, [FROZEN])
+    return simulated(cluster(1), [FROZEN])
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_story_that_goes_on_after_draining_is_noticed(healthy):
 
 
 def test_a_trace_that_does_not_replay_is_noticed():
-    _, lives, _ = simulated(1, [FROZEN], everything=True)
+    _, lives, _ = simulated(cluster(1), [FROZEN], everything=True)
     (life,) = lives.lives["w3"]
     assert list(replays(life)) == []
     life.of("plan")[3]["makespan_s"] += 1e-9

@@ -8,7 +8,9 @@ very moment that its equation says.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from heapq import heappop, heappush
+from math import inf, nextafter
 
 import simpy
 from simpy.events import NORMAL, Event
@@ -55,3 +57,20 @@ class Clock:
             call, timer._call = timer._call, None  # type: ignore[attr-defined]
             if call is not None:
                 call()
+
+
+@dataclass
+class HostClocks:
+    """What the clocks of a worker's host show. Decisions see the monotonic one only."""
+
+    zero_s: float = 0.0
+    """When the monotonic clock showed 0, in virtual time; another one after a reboot."""
+    wall_off_s: float = 0.0
+    """How far the wall clock is off; it may jump."""
+
+    def virtual_s(self, own_s: float) -> float:
+        """When the monotonic clock shows that, at the earliest."""
+        due_s = own_s + self.zero_s
+        while due_s - self.zero_s < own_s:  # the sum was rounded
+            due_s = nextafter(due_s, inf)
+        return due_s

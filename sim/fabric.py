@@ -115,7 +115,9 @@ class Fabric:
 
     def copy(self, worker: VirtualWorker, source: Source) -> Any:
         """See `sim.driver.Fabric`."""
-        return self._received[worker.index].pop((source.request_id, source.layer))
+        snapshot = self._received[worker.index].pop((source.request_id, source.layer))
+        assert snapshot.version == source.version, f"{source} is of version {snapshot.version}"
+        return snapshot
 
     def forget(self, worker: VirtualWorker) -> None:
         """See `sim.driver.Fabric`."""
@@ -136,7 +138,7 @@ class Fabric:
             return
         now = self._clock.now
         answer = server.serving.answer(
-            pulling.puller.name, message, server.snapshot, server.condition, now
+            pulling.puller.name, message, server.snapshot, server.condition, server.now
         )
         if isinstance(answer, Transfer):
             pulling.transfer, pulling.asked_s = answer, now
@@ -195,6 +197,7 @@ class Fabric:
         assert transfer is not None
         ends = index + 1 == len(transfer.layers)
         if ends:
+            self._note_moved(pulling)
             progress = pulling.server.serving.progress_for(pulling.puller.name, transfer.snapshot)
             self._count_pull(pulling, progress)
         event = _received(pulling, index, progress)
@@ -318,7 +321,15 @@ class Fabric:
         if pulling.report is not None:
             pulling.report.cancel()
         if pulling.flow is not None:
+            self._note_moved(pulling)
             self._network.cancel(pulling.flow)
+
+    def _note_moved(self, pulling: Pulling) -> None:
+        """The flow of a pull has ended, or ends here."""
+        moved_bytes = pulling.puller.moved_bytes
+        if moved_bytes is not None and pulling.transfer is not None:
+            moved = pulling.position(self._network) - pulling.started_at
+            moved_bytes.setdefault(pulling.message.id, moved)
 
     def _count(self, sender: VirtualWorker, receiver: VirtualWorker, message: Any) -> None:
         if not self._counts_bytes:

@@ -25,8 +25,9 @@ from mpls.config import ClusterConfig, builtin, changed
 from mpls.core.plan import Layer
 from mpls.errors import RunFailed
 from mpls.units import BandwidthRange
-from sim.fault_checks import Lives, findings
+from sim.fault_checks import findings
 from sim.fault_effects import Faults
+from sim.fault_lives import Lives
 from sim.faults import KINDS, Fault, random_faults
 from sim.fitted import Fit, Fitted
 from sim.learning import Shard
@@ -92,7 +93,7 @@ def simulated(
     config: ClusterConfig, faults: Sequence[Fault], everything: bool = False
 ) -> tuple[Twin, Lives, Faults]:
     """The scenario with these faults, run to its end."""
-    lives = Lives(lambda name: twin.workers[int(name[1:])].rounds, everything)
+    lives = Lives(lambda name: twin.workers[int(name[1:])], everything)
     twin = build(config, lives)
     effects = Faults(faults, config.cluster.seed)
     effects.apply(twin)
@@ -203,4 +204,7 @@ def _tell(done: int, all_seeds: int, began_s: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # As a module of a name, so that other processes import it: else all of it is sent to them.
+    from sim.fault_runs import main as command
+
+    command()

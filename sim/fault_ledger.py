@@ -75,13 +75,15 @@ def bounded_loss(
     lives: Sequence[Life], every_rounds: int, tears_s: Sequence[float]
 ) -> Iterator[str]:
     """A crash costs fewer rounds than lie between two checkpoints, and as many more for each that
-    could not be written or was damaged."""
+    could not be written or was damaged; all of them where every generation was."""
     for before, after in pairwise(lives):
         if not (before.of("mix") and after.of("snapshot")):
             continue
-        lost = before.of("mix")[-1]["round"] - after.of("snapshot")[0]["round"]
+        start = after.of("snapshot")[0]["round"]
+        lost = before.of("mix")[-1]["round"] - start
         failed = sum("failed" in record for record in before.of("checkpoint"))
-        if lost >= every_rounds * (1 + failed + len(tears_s)):
+        none_whole = start == 0 and len(tears_s) >= KEPT
+        if lost >= every_rounds * (1 + failed + len(tears_s)) and not none_whole:
             yield f"{before.name}: a crash cost {lost} rounds, with {failed} checkpoints unwritten"
 
 

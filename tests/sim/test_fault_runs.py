@@ -136,6 +136,16 @@ def test_row_22_of_a_damaged_checkpoint_a_worker_falls_back_to_the_one_before(to
     assert found() == []
 
 
+def test_who_finds_both_generations_damaged_begins_anew_and_is_not_blamed():
+    again = Fault(10.5, "restart", 2, for_s=1.0)
+    tears = [Fault(7.5, "torn", 2), Fault(11.0, "torn", 2)]
+    twin, lives, effects = simulated(cluster(1), [*tears, again])
+    first, second = lives.lives["w2"]
+    assert _checkpoints(first) == [(3, None), (6, None), (9, None)]
+    assert second.of("snapshot")[0]["round"] == 0
+    assert findings(twin, lives, effects) == []
+
+
 def test_a_fall_back_without_a_damaged_checkpoint_is_noticed():
     (_, _), effects, found = _restarted(Fault(7.5, "torn", 2))
     effects.tears.clear()

@@ -209,8 +209,8 @@ class VirtualWorker:
         failures: list[Event] = []
         for command in commands:
             if isinstance(command, RecordNote):
-                if self._recorded(command.kind):
-                    self._write(command_record(command, self.now))
+                if self._records is not None:
+                    self._records.note(command, self.now)
                 continue
             if self._recorded(command_kind(command)):
                 self._write(command_record(command, self.now))

@@ -103,7 +103,7 @@ class Fabric:
         self._waiting[worker.index][message.id] = pulling
         if self.passage(worker.index, server.index, True):
             due_s = self._clock.now + self._timing.one_way_s
-            self._clock.at(due_s, lambda: server.when_awake(lambda: self._arrive(pulling)))
+            self._clock.at(due_s, partial(self._reach, pulling))
         return []
 
     def cancel(self, worker: VirtualWorker, command: CancelRequest) -> None:
@@ -130,6 +130,13 @@ class Fabric:
             self._report(pulling)
 
     # --- a request's way there and back ---
+
+    def _reach(self, pulling: Pulling) -> None:
+        """The request is at its server's socket."""
+        if pulling.server.frozen:
+            pulling.server.when_awake(partial(self._arrive, pulling))
+        else:
+            self._arrive(pulling)
 
     def _arrive(self, pulling: Pulling) -> None:
         """The request is at its server."""

@@ -66,7 +66,7 @@ class Lives(Recorder):
     def __init__(self, worker_of: Callable[[str], VirtualWorker], everything: bool = False) -> None:
         super().__init__(None if everything else LEAST_KINDS | {"header"})
         self.lives: dict[str, list[Life]] = {}
-        self.everything = everything
+        self.everything = self.as_files = everything
         self._worker_of = worker_of
 
     def keep(self, name: str, record: Record) -> None:

@@ -8,26 +8,18 @@ very moment that its equation says.
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappush
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from math import inf, nextafter
 
 import simpy
 from simpy.events import NORMAL, Event
 
 
-def _fire(timer: Timer) -> None:
-    call, timer._call = timer._call, None
-    if call is not None:
-        call()
-
-
 class Timer(Event):
     """A call that is due; `cancel` makes it do nothing."""
 
-    # Millions are made: what SimPy wants to find in an event is the same for all.
-    callbacks = (_fire,)  # type: ignore[assignment]
-    _ok = True
-    _value = None
-
+    # Millions are made, and `Clock.run` calls them: what SimPy itself would keep in each is not.
     def __init__(self, call: Callable[[], None]) -> None:
         self._call: Callable[[], None] | None = call
 
@@ -58,6 +50,27 @@ class Clock:
 
     def run(self, until: Callable[[], bool] | None = None) -> None:
         """Until nothing is due any more, or until that is true."""
-        queue, step = self._env._queue, self._env.step
+        env, queue = self._env, self._env._queue
         while queue and not (until is not None and until()):
-            step()
+            # What SimPy's own step does with an event that cannot fail and that nobody waits for.
+            env._now, _, _, timer = heappop(queue)
+            call, timer._call = timer._call, None  # type: ignore[attr-defined]
+            if call is not None:
+                call()
+
+
+@dataclass
+class HostClocks:
+    """What the clocks of a worker's host show. Decisions see the monotonic one only."""
+
+    zero_s: float = 0.0
+    """When the monotonic clock showed 0, in virtual time; another one after a reboot."""
+    wall_off_s: float = 0.0
+    """How far the wall clock is off; it may jump."""
+
+    def virtual_s(self, own_s: float) -> float:
+        """When the monotonic clock shows that, at the earliest."""
+        due_s = own_s + self.zero_s
+        while due_s - self.zero_s < own_s:  # the sum was rounded
+            due_s = nextafter(due_s, inf)
+        return due_s

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -33,9 +32,10 @@ from mpls.core.round import Rounds
 from mpls.core.serving import Condition, Serving
 from mpls.core.spec import WorkerSpec
 from mpls.core.trace import Record, command_kind, command_record, event_record, header
-from sim.clock import Clock, Timer
+from sim.clock import Clock, HostClocks, Timer
 from sim.learning import Copy, Learning
 from sim.record import WorkerRecorder
+from sim.saved import Generations, Past, Saved
 from sim.stretch import Stretch
 from sim.timing import Timing
 
@@ -63,17 +63,6 @@ class Fabric(Protocol):
         """Report how far the worker's pulls have come."""
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint in virtual time."""
-
-    round: int
-    core: dict[str, Any] | None
-    """`Rounds.memory`; None before the first round."""
-    served: Mapping[str, Any]
-    learned: Any
-
-
 class VirtualWorker:
     """Worker `index` of a simulation."""
 
@@ -87,10 +76,12 @@ class VirtualWorker:
         timing: Timing,
         records: WorkerRecorder | None,
         finished: Callable[[], None],
-        past: Saved | None = None,
-        versions: int = 0,
+        past: Past | None = None,
     ) -> None:
-        """After a restart it goes on from its `past`, and has published so many versions."""
+        """After a restart it goes on from its `past`."""
+        saved = past.saved if past is not None else None
+        self.clocks = past.clocks if past is not None else HostClocks()
+        self._clock = clock
         self.index = index
         self.spec = spec
         self.name = spec.name
@@ -98,11 +89,11 @@ class VirtualWorker:
         self._records = records
         self._recorded = records.wants if records is not None else _nothing
         self.rounds = Rounds(spec, recorded=self._recorded)
-        self._past_core = past.core if past is not None else None
-        if past is not None and past.core is not None:
-            self.rounds.restore(past.core)
-            self.serving.restore(past.served)
-        done = past.round if past is not None else 0
+        self._past_core = saved.core if saved is not None else None
+        if saved is not None and saved.core is not None:
+            self.rounds.restore(saved.core, self.now)
+            self.serving.restore(saved.served)
+        done = saved.round if saved is not None else 0
         self.conductor = Conductor(self.rounds)
         self.condition = Condition("ready", 0, 0.0)
         self.snapshot: Any = None
@@ -113,10 +104,9 @@ class VirtualWorker:
         """Its passes take this many times as long."""
         self._tell_finished = finished
         self.round = done
-        self.versions = versions
+        self.versions = past.versions if past is not None else 0
         """Snapshots published so far."""
         self.local_steps = 0
-        self._clock = clock
         self._fabric = fabric
         self._learning = learning
         self._timing = timing
@@ -130,15 +120,22 @@ class VirtualWorker:
         self._stretch: Stretch | None = None
         self._interruptible = False
         self._step_s = 0.0
-        self.saved = past
-        """The latest checkpoint, if it keeps any."""
+        self.generations = past.generations if past is not None else None
+        """Its checkpoints, if it keeps any."""
+        self.moved_bytes: dict[int, int] | None = None
+        """Request -> bytes that its pull moved over the network, once it has ended, if wanted."""
         self._every_rounds = 0
         self._tick: Timer | None = None
         self._tick_s = NEVER_S
 
+    @property
+    def now(self) -> float:
+        """By its own monotonic clock, in seconds: all that the core ever hears of time."""
+        return self._clock.now - self.clocks.zero_s
+
     def start(self) -> None:
         """Begin to train and to talk."""
-        now = self._clock.now
+        now = self.now
         if self._recorded("header"):
             self._write(header(self.spec, now, self._past_core))
         self._note("start")
@@ -148,8 +145,9 @@ class VirtualWorker:
     def keep_checkpoints(self, every_rounds: int) -> None:
         """From now on, so that it can be restarted; 0 keeps only how it is now."""
         self._every_rounds = every_rounds
-        if self.saved is None:
-            self.saved = Saved(self.round, None, {}, self._learning.save(self.index))
+        if self.generations is None:
+            first = Saved(self.round, None, {}, self._learning.save(self.index))
+            self.generations = Generations(first)
 
     def handle(self, event: Event) -> None:
         """Something reached the core."""
@@ -158,7 +156,7 @@ class VirtualWorker:
         if self.frozen:
             self._held.append(lambda: self.handle(event))
             return
-        now = self._clock.now
+        now = self.now
         if self._events_recorded:
             self._write(event_record(event, now))
         commands = self.conductor.handle(event, now)
@@ -211,11 +209,11 @@ class VirtualWorker:
         failures: list[Event] = []
         for command in commands:
             if isinstance(command, RecordNote):
-                if self._recorded(command.kind):
-                    self._write(command_record(command, self._clock.now))
+                if self._records is not None:
+                    self._records.note(command, self.now)
                 continue
             if self._recorded(command_kind(command)):
-                self._write(command_record(command, self._clock.now))
+                self._write(command_record(command, self.now))
             if isinstance(command, SendRequest):
                 failures += self._fabric.send(self, command)
             elif isinstance(command, CancelRequest):
@@ -233,12 +231,12 @@ class VirtualWorker:
             if self._tick is not None:
                 self._tick.cancel()
             self._tick_s = deadline_s
-            due_s = max(deadline_s, self._clock.now)
+            due_s = max(self.clocks.virtual_s(deadline_s), self._clock.now)
             self._tick = self._clock.at(due_s, lambda: self.when_awake(self._ticked))
 
     def _ticked(self) -> None:
         self._tick, self._tick_s = None, NEVER_S
-        if self.conductor.deadline() > self._clock.now:
+        if self.conductor.deadline() > self.now:
             self._arm()
         else:
             self._fabric.settle(self)
@@ -362,12 +360,15 @@ class VirtualWorker:
             self._save()
 
     def _save(self) -> None:
-        """As live: what is kept of the core is what JSON makes of it. It takes no time."""
-        now = self._clock.now
-        core = json.loads(json.dumps(self.rounds.memory(now)))
+        """As live: what is kept of the core is what JSON makes of it, and training goes on whether
+        the disk takes it or not. It takes no time."""
+        assert self.generations is not None
+        core = json.loads(json.dumps(self.rounds.memory(self.now)))
         served = self.serving.memory(self.snapshot)
-        self.saved = Saved(self.round, core, served, self._learning.save(self.index))
-        self._note("checkpoint", round=self.round)
+        learned = self._learning.save(self.index)
+        unix_s = self._clock.now + self.clocks.wall_off_s
+        whole = self.generations.save(Saved(self.round, core, served, learned, unix_s))
+        self._note("checkpoint", round=self.round, **({} if whole else {"failed": "disk"}))
 
     def _publish(self, round_number: int) -> None:
         self.versions += 1
@@ -392,7 +393,7 @@ class VirtualWorker:
 
     def _note(self, kind: str, **fields: Any) -> None:
         if self._recorded(kind):
-            self._write({"t": self._clock.now, "kind": kind, **fields})
+            self._write({"t": self.now, "kind": kind, **fields})
 
     def _write(self, record: Record) -> None:
         assert self._records is not None

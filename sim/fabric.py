@@ -46,8 +46,17 @@ def on_time(_: int, __: int, ___: bool) -> Sequence[float]:
 class Fabric:
     """All connections of a simulation."""
 
-    def __init__(self, clock: Clock, network: Network, timing: Timing, seed: int = 0) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        network: Network,
+        timing: Timing,
+        seed: int = 0,
+        counts_bytes: bool = True,
+    ) -> None:
+        """Without `counts_bytes` nobody wants to know its `traffic`, which costs time."""
         self._clock = clock
+        self._counts_bytes = counts_bytes
         self._draws = Stream(seed, "slowdown")
         self._network = network
         self._timing = timing
@@ -94,7 +103,7 @@ class Fabric:
         self._waiting[worker.index][message.id] = pulling
         if self.passage(worker.index, server.index, True):
             due_s = self._clock.now + self._timing.one_way_s
-            self._clock.at(due_s, lambda: server.when_awake(lambda: self._arrive(pulling)))
+            self._clock.at(due_s, partial(self._reach, pulling))
         return []
 
     def cancel(self, worker: VirtualWorker, command: CancelRequest) -> None:
@@ -106,7 +115,9 @@ class Fabric:
 
     def copy(self, worker: VirtualWorker, source: Source) -> Any:
         """See `sim.driver.Fabric`."""
-        return self._received[worker.index].pop((source.request_id, source.layer))
+        snapshot = self._received[worker.index].pop((source.request_id, source.layer))
+        assert snapshot.version == source.version, f"{source} is of version {snapshot.version}"
+        return snapshot
 
     def forget(self, worker: VirtualWorker) -> None:
         """See `sim.driver.Fabric`."""
@@ -114,10 +125,18 @@ class Fabric:
 
     def settle(self, worker: VirtualWorker) -> None:
         """See `sim.driver.Fabric`."""
-        for pulling in list(self._waiting[worker.index].values()):
+        waiting = self._waiting[worker.index]
+        for pulling in list(waiting.values()) if waiting else ():
             self._report(pulling)
 
     # --- a request's way there and back ---
+
+    def _reach(self, pulling: Pulling) -> None:
+        """The request is at its server's socket."""
+        if pulling.server.frozen:
+            pulling.server.when_awake(partial(self._arrive, pulling))
+        else:
+            self._arrive(pulling)
 
     def _arrive(self, pulling: Pulling) -> None:
         """The request is at its server."""
@@ -126,7 +145,7 @@ class Fabric:
             return
         now = self._clock.now
         answer = server.serving.answer(
-            pulling.puller.name, message, server.snapshot, server.condition, now
+            pulling.puller.name, message, server.snapshot, server.condition, server.now
         )
         if isinstance(answer, Transfer):
             pulling.transfer, pulling.asked_s = answer, now
@@ -185,6 +204,7 @@ class Fabric:
         assert transfer is not None
         ends = index + 1 == len(transfer.layers)
         if ends:
+            self._note_moved(pulling)
             progress = pulling.server.serving.progress_for(pulling.puller.name, transfer.snapshot)
             self._count_pull(pulling, progress)
         event = _received(pulling, index, progress)
@@ -308,9 +328,19 @@ class Fabric:
         if pulling.report is not None:
             pulling.report.cancel()
         if pulling.flow is not None:
+            self._note_moved(pulling)
             self._network.cancel(pulling.flow)
 
+    def _note_moved(self, pulling: Pulling) -> None:
+        """The flow of a pull has ended, or ends here."""
+        moved_bytes = pulling.puller.moved_bytes
+        if moved_bytes is not None and pulling.transfer is not None:
+            moved = pulling.position(self._network) - pulling.started_at
+            moved_bytes.setdefault(pulling.message.id, moved)
+
     def _count(self, sender: VirtualWorker, receiver: VirtualWorker, message: Any) -> None:
+        if not self._counts_bytes:
+            return
         kind = type(message).__name__.lower()
         self._count_bytes(sender, receiver, kind, message_bytes(message))
 
@@ -321,6 +351,8 @@ class Fabric:
         count(self.traffic[sender.index], self.traffic[receiver.index], names, kind, size)
 
     def _count_pull(self, pulling: Pulling, progress: protocol.Vector | None) -> None:
+        if not self._counts_bytes:
+            return
         transfer = pulling.transfer
         assert transfer is not None
         sizes = tuple(size for _, size in transfer.layers)

@@ -7,84 +7,31 @@ has two lives, which are checked one by one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
-from mpls.core.round import Rounds
 from mpls.core.trace import Record, replay
 from sim.fault_effects import Faults
-from sim.record import Recorder
+from sim.fault_ledger import applied_once, bounded_loss, bytes_add_up, ledger, mixed_once, not_torn
+from sim.fault_lives import Life, Lives, wanted
 from sim.twin import Twin
 
-LEAST_KINDS = frozenset(
-    {"plan", "again", "pull", "round", "peer", "publish", "pass", "mix", "state", "checkpoint"}
-)
-"""What the checks look at; replaying takes everything."""
 SLACK_S = 1e-6
 NOTICE_S = 0.1
 """A peer that is gone is asked every `status_s`, and this much later no plan uses it."""
 
 
-@dataclass
-class Life:
-    """One worker from its start to its crash or the end."""
-
-    name: str
-    records: list[Record] = field(default_factory=list)
-    budgets_s: dict[tuple[int, str], float] = field(default_factory=dict)
-    """(round, peer) -> the deadline of that pull, after the plan."""
-
-    def of(self, kind: str) -> list[Record]:
-        """Its records of a kind."""
-        return [record for record in self.records if record["kind"] == kind]
-
-    def planned_s(self, number: int) -> float:
-        """When the plan of a round was made."""
-        return float(next(it["t"] for it in reversed(self.of("plan")) if it["round"] == number))
-
-    def drained(self) -> bool:
-        """Whether it lived to the end of the simulation."""
-        return any(record["state"] == "stopped" for record in self.of("state"))
-
-
-class Lives(Recorder):
-    """Keeps what the checks need; with `everything` also a full trace and its hash."""
-
-    def __init__(self, rounds_of: Callable[[str], Rounds], everything: bool = False) -> None:
-        super().__init__(None if everything else LEAST_KINDS | {"header"})
-        self.lives: dict[str, list[Life]] = {}
-        self.everything = everything
-        self._rounds_of = rounds_of
-
-    def keep(self, name: str, record: Record) -> None:
-        """See Recorder."""
-        if self.everything:
-            super().keep(name, record)
-        if record["kind"] == "header":
-            self.lives.setdefault(name, []).append(Life(name))
-        life = self.lives[name][-1]
-        if self.everything or record["kind"] in LEAST_KINDS:
-            life.records.append(record)
-        if record["kind"] == "plan":
-            # The pulls begin at this very moment, with what is believed now.
-            rounds = self._rounds_of(name)
-            for peer, layers in _wanted(record):
-                budget_s = rounds.pull_budget_s(rounds.peers[peer], layers)
-                life.budgets_s[record["round"], peer] = budget_s
-        elif record["kind"] == "again":
-            # What is left of the pull that it stands in for ends when that would have ended.
-            key = record["round"], record["peer"]
-            ends_s = record["t"] - life.planned_s(record["round"]) + record["budget_s"]
-            life.budgets_s[key] = max(ends_s, life.budgets_s.get(key, 0.0))
-
-
 def findings(twin: Twin, lives: Lives, faults: Faults) -> list[str]:
     """All that is wrong with a simulation that has ended."""
     found = list(all_finished(twin))
+    lives_of = {name: [life.sort() for life in own] for name, own in lives.lives.items()}
+    found += not_torn(lives_of)
     for index, worker in enumerate(twin.workers):
-        own = lives.lives[worker.name]
-        found += mixed_once(own)
+        own = lives_of[worker.name]
+        found += mixed_once(own, faults.tears[worker.name])
+        found += bounded_loss(own, twin.config.checkpoint.every_rounds, faults.tears[worker.name])
+        found += ledger(own)
         for life in own:
+            found += bytes_add_up(life)
             found += conserved(life)
             found += applied_once(life)
             found += only_ready_peers(life)
@@ -107,7 +54,7 @@ def conserved(life: Life) -> Iterator[str]:
         asked_again[one["round"]] += len(one["layers"])
     drained = life.drained()
     for plan in plans:
-        number, planned = plan["round"], sum(len(layers) for _, layers in _wanted(plan))
+        number, planned = plan["round"], sum(len(layers) for _, layers in wanted(plan))
         if number not in reports:
             if drained or plan is not plans[-1]:
                 yield f"{life.name} round {number}: was planned and never reported"
@@ -119,37 +66,6 @@ def conserved(life: Life) -> Iterator[str]:
             yield f"{life.name} round {number}: {planned} pulls planned, report {report}"
         if dict(pulls) != report["ends"]:
             yield f"{life.name} round {number}: pulls ended {dict(pulls)}, report {report['ends']}"
-
-
-def applied_once(life: Life) -> Iterator[str]:
-    """No copy of a layer is handed to the trainer twice, and what is reported as applied is what
-    was handed over."""
-    seen: set[tuple[object, ...]] = set()
-    handed: dict[int, set[tuple[str, str, int]]] = {}
-    for record in life.of("publish"):
-        update = record["command"]
-        for source in update["sources"]:
-            copy = source["peer"], source["layer"], source["version"]
-            key = (*copy, source["request_id"])
-            if key in seen or copy in handed.get(update["round"], ()):
-                yield f"{life.name} round {update['round']}: {key} is applied twice"
-            seen.add(key)
-            handed.setdefault(update["round"], set()).add(copy)
-    for pull in life.of("pull"):
-        copy = pull["peer"], pull["layer"], pull["version"]
-        if pull["outcome"] == "applied" and copy not in handed.get(pull["round"], ()):
-            yield f"{life.name} round {pull['round']}: {copy} is said to be applied, and was not"
-
-
-def mixed_once(lives: Sequence[Life]) -> Iterator[str]:
-    """A worker does each round once in a life, and begins a life after the round of its newest
-    checkpoint: what was saved is never lost, and never done again."""
-    saved = 0
-    for life in lives:
-        rounds = [record["round"] for record in life.of("mix")]
-        if rounds != list(range(saved + 1, saved + 1 + len(rounds))):
-            yield f"{life.name}: mixed in rounds {rounds} after a checkpoint of round {saved}"
-        saved = max([saved, *(record["round"] for record in life.of("checkpoint"))])
 
 
 def only_ready_peers(life: Life) -> Iterator[str]:
@@ -171,9 +87,10 @@ def only_reachable_peers(life: Life, twin: Twin, index: int, faults: Faults) -> 
     notice_s = twin.workers[index].spec.pull.status_s + NOTICE_S
     indices = {worker.name: number for number, worker in enumerate(twin.workers)}
     for plan in life.of("plan"):
-        for peer, _ in _wanted(plan):
-            lost_s = _lost_since(faults, (index, indices[peer]), plan["t"])
-            awake_s = plan["t"] - lost_s - _rested_s(faults, life.name, lost_s, plan["t"])
+        for peer, _ in wanted(plan):
+            planned_s = plan["t"] + life.zero_s
+            lost_s = _lost_since(faults, (index, indices[peer]), planned_s)
+            awake_s = planned_s - lost_s - _rested_s(faults, life, lost_s, planned_s)
             if awake_s > notice_s:
                 yield f"{life.name} round {plan['round']}: {peer} has been gone for {awake_s:.3f} s"
 
@@ -183,7 +100,7 @@ def within_deadlines(life: Life, faults: Faults) -> Iterator[str]:
     planned_s = {record["round"]: record["t"] for record in life.of("plan")}
     for pull in life.of("pull"):
         begun_s, budget_s = planned_s[pull["round"]], life.budgets_s[pull["round"], pull["peer"]]
-        took_s = pull["end_s"] - begun_s - _rested_s(faults, life.name, begun_s, pull["end_s"])
+        took_s = pull["end_s"] - begun_s - _rested_since_s(faults, life, begun_s, pull["end_s"])
         if took_s > budget_s + SLACK_S:
             where = f"{life.name} round {pull['round']}: {pull['layer']} of {pull['peer']}"
             yield f"{where} took {took_s:.3f} s, its deadline was {budget_s:.3f} s"
@@ -201,7 +118,7 @@ def not_held_back(life: Life, twin: Twin, index: int, faults: Faults) -> Iterato
         if record["kind"] == "pass":
             ended_s = record["t"]
         elif record["kind"] == "mix":
-            waited_s = record["t"] - ended_s - _rested_s(faults, life.name, ended_s, record["t"])
+            waited_s = record["t"] - ended_s - _rested_since_s(faults, life, ended_s, record["t"])
             if waited_s > longest_s.get(record["round"], 0.0) + own_s:
                 yield f"{life.name} round {record['round']}: held back for {waited_s:.3f} s"
 
@@ -226,11 +143,7 @@ def replays(life: Life) -> Iterator[str]:
 
 def _asked(record: Record) -> list[str]:
     """The peers that a plan, or a second try, uses."""
-    return [record["peer"]] if record["kind"] == "again" else [peer for peer, _ in _wanted(record)]
-
-
-def _wanted(plan: Record) -> list[tuple[str, Sequence[str]]]:
-    return [(peer, layers) for peer, layers in plan["assignment"].items() if layers]
+    return [record["peer"]] if record["kind"] == "again" else [peer for peer, _ in wanted(record)]
 
 
 def _lost_since(faults: Faults, connection: tuple[int, int], now: float) -> float:
@@ -240,7 +153,12 @@ def _lost_since(faults: Faults, connection: tuple[int, int], now: float) -> floa
     return now if up_s >= down_s else down_s
 
 
-def _rested_s(faults: Faults, name: str, begin_s: float, end_s: float) -> float:
+def _rested_since_s(faults: Faults, life: Life, begin_s: float, end_s: float) -> float:
+    """As `_rested_s`; times are of the worker's own clock."""
+    return _rested_s(faults, life, begin_s + life.zero_s, end_s + life.zero_s)
+
+
+def _rested_s(faults: Faults, life: Life, begin_s: float, end_s: float) -> float:
     """How long the worker was frozen in that time."""
-    overlaps = (min(end, end_s) - max(begin, begin_s) for begin, end in faults.rests[name])
+    overlaps = (min(end, end_s) - max(begin, begin_s) for begin, end in faults.rests[life.name])
     return sum(overlap for overlap in overlaps if overlap > 0)

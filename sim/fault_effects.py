@@ -19,14 +19,17 @@ from mpls.core.links import Link
 from mpls.core.streams import Stream
 from sim.clock import Timer
 from sim.driver import VirtualWorker
+from sim.fault_hosts import fail_disk, jump_clock, rebooted, set_clocks, tear
 from sim.faults import Fault, demand_known
 from sim.twin import Twin
 
 LONGEST_PAUSE_S = 5.0
+NEED_CHECKPOINTS = frozenset({"restart", "disk", "torn"})
 FLAP_S = 1.0
 """A flapping link is cut for so long, then whole for so long."""
 DUPLICATE_S = 0.01
 """The second copy of a reply is that much later."""
+ON_TIME = (0.0,)
 LATE_AFTER_STALL_S = 1.0
 """A late reply comes that long after its puller's patience is over."""
 
@@ -41,7 +44,10 @@ class Faults:
         self.downs: defaultdict[Link, list[float]] = defaultdict(list)
         self.rests: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         """Worker's name -> from when to when it was frozen."""
-        self._faults = faults
+        self.tears: defaultdict[str, list[float]] = defaultdict(list)
+        """Worker's name -> when its newest checkpoint was damaged."""
+        self.listed = faults
+        self._seed = seed
         self._draws = Stream(seed, "loss")
         self._silences: Counter[Link] = Counter()
         """Link (lower id first) -> reasons why nothing is acknowledged."""
@@ -50,6 +56,8 @@ class Faults:
         """Direction -> reasons why small messages are lost."""
         self._losses: defaultdict[Link, list[float]] = defaultdict(list)
         self._odd: dict[str, Counter[Link]] = {"duplicate": Counter(), "late": Counter()}
+        self._disturbances = 0
+        """Cuts, losses and oddities under way now."""
         self._link_factors: defaultdict[Link, list[float]] = defaultdict(list)
         self._slow: defaultdict[int, list[float]] = defaultdict(list)
         self._freezes: Counter[int] = Counter()
@@ -57,39 +65,40 @@ class Faults:
 
     def apply(self, twin: Twin) -> None:
         """Have them happen. Raises BadInput for a worker or link that the cluster has not."""
-        self._twin, self._clock = twin, twin.clock
+        self.twin, self._clock = twin, twin.clock
         self._links = twin.config.links()
         self._late_s = twin.config.pull_settings().stall_s + LATE_AFTER_STALL_S
-        demand_known(self._faults, twin.config)
+        demand_known(self.listed, twin.config)
+        set_clocks(self)
         twin.fabric.passage = self._passage
-        if any(fault.kind == "restart" for fault in self._faults):
+        if any(fault.kind in NEED_CHECKPOINTS for fault in self.listed):
             twin.keep_checkpoints()
-        for fault in self._faults:
+        for fault in self.listed:
             self._clock.at(fault.at_s, partial(_BEGIN[fault.kind], self, fault))
 
     # --- processes ---
 
     def _crash(self, fault: Fault) -> None:
         index, comes_back = fault.worker or 0, fault.kind == "restart"
-        worker = self._twin.workers[index]
+        worker = self.twin.workers[index]
         if not worker.alive:
             return
         self.befell[fault.kind] += 1
-        self._twin.crash(index, comes_back)
+        self.twin.crash(index, comes_back)
         self._wake(worker)
         for link in self._links_of(index):
             self._drop(link)
         if comes_back:
-            self._after(fault.for_s, lambda: self._restart(index))
+            self.after(fault.for_s, lambda: self._restart(index))
 
     def _restart(self, index: int) -> None:
-        worker = self._twin.restart(index)
+        worker = self.twin.restart(index, rebooted(self, index))
         worker.slowness = prod(self._slow[index])
-        for peer in self._twin.config.peers_of(index):
+        for peer in self.twin.config.peers_of(index):
             self._retry((index, peer), 0.0)
 
     def _freeze(self, fault: Fault) -> None:
-        worker = self._twin.workers[fault.worker or 0]
+        worker = self.twin.workers[fault.worker or 0]
         if not worker.alive:
             return
         self.befell[fault.kind] += 1
@@ -99,7 +108,7 @@ class Faults:
             self.rests[worker.name].append((self._clock.now, inf))
             for link in self._links_of(worker.index):
                 self._silence(link)
-        self._after(fault.for_s, lambda: self._thaw(worker))
+        self.after(fault.for_s, lambda: self._thaw(worker))
 
     def _thaw(self, worker: VirtualWorker) -> None:
         if worker.alive and self._freezes[worker.index] > 1:
@@ -118,14 +127,14 @@ class Faults:
 
     def _slow_down(self, fault: Fault) -> None:
         index = fault.worker or 0
-        self.befell[fault.kind] += self._twin.workers[index].alive
+        self.befell[fault.kind] += self.twin.workers[index].alive
         self._slow[index].append(fault.factor)
         self._set_pace(index)
-        self._after(fault.for_s, lambda: self._slow[index].remove(fault.factor))
-        self._after(fault.for_s, lambda: self._set_pace(index))
+        self.after(fault.for_s, lambda: self._slow[index].remove(fault.factor))
+        self.after(fault.for_s, lambda: self._set_pace(index))
 
     def _set_pace(self, index: int) -> None:
-        self._twin.workers[index].slowness = prod(self._slow[index])
+        self.twin.workers[index].slowness = prod(self._slow[index])
 
     # --- links ---
 
@@ -143,15 +152,29 @@ class Faults:
         for number in range(ceil(fault.for_s / (2 * FLAP_S))):
             begins_s = number * 2 * FLAP_S
             lasts_s = min(FLAP_S, fault.for_s - begins_s)
-            self._after(begins_s, partial(self._cut_for, directions, lasts_s))
+            self.after(begins_s, partial(self._cut_for, directions, lasts_s))
+
+    def _swizzle(self, fault: Fault) -> None:
+        """Those named are cut off one by one, in this order, in the first half of the time, and
+        come back one by one, in another order, in the second."""
+        self.befell[fault.kind] += 1
+        (clogged, *_), draws = fault.groups, Stream(self._seed, "swizzle", repr(fault))
+        half_s = fault.for_s / 2
+        begins_s = sorted(draws.between(0.0, half_s) for _ in clogged)
+        ends_s = [draws.between(half_s, fault.for_s) for _ in clogged]
+        for worker, begin_s, end_s in zip(clogged, begins_s, ends_s):
+            directions = [way for link in self._links_of(worker) for way in (link, _reversed(link))]
+            self.after(begin_s, partial(self._cut_for, directions, end_s - begin_s))
 
     def _cut_for(self, directions: Sequence[Link], seconds: float) -> None:
+        self._disturbances += 1
         for direction in directions:
             self._cuts[direction] += 1
             self._silence(_sorted(direction))
-        self._after(seconds, lambda: self._heal(directions))
+        self.after(seconds, lambda: self._heal(directions))
 
     def _heal(self, directions: Sequence[Link]) -> None:
+        self._disturbances -= 1
         for direction in directions:
             self._cuts[direction] -= 1
             self._break_silence(_sorted(direction))
@@ -161,7 +184,7 @@ class Faults:
         for link in self._links_befallen(fault):
             self._link_factors[link].append(fault.factor)
             self._set_rate(link)
-        self._after(fault.for_s, lambda: self._speed_up(fault))
+        self.after(fault.for_s, lambda: self._speed_up(fault))
 
     def _speed_up(self, fault: Fault) -> None:
         for link in self._links_befallen(fault):
@@ -169,20 +192,22 @@ class Faults:
             self._set_rate(link)
 
     def _set_rate(self, link: Link) -> None:
-        self._twin.network.scale(link, prod(self._link_factors[link]))
+        self.twin.network.scale(link, prod(self._link_factors[link]))
 
     # --- messages ---
 
     def _disturb(self, fault: Fault) -> None:
         self.befell[fault.kind] += 1
+        self._disturbances += 1
         for direction in self._both_ways(fault):
             if fault.kind == "loss":
                 self._losses[direction].append(fault.factor)
             else:
                 self._odd[fault.kind][direction] += 1
-        self._after(fault.for_s, lambda: self._calm(fault))
+        self.after(fault.for_s, lambda: self._calm(fault))
 
     def _calm(self, fault: Fault) -> None:
+        self._disturbances -= 1
         for direction in self._both_ways(fault):
             if fault.kind == "loss":
                 self._losses[direction].remove(fault.factor)
@@ -191,12 +216,14 @@ class Faults:
 
     def _passage(self, src: int, dst: int, small: bool) -> Sequence[float]:
         """See `sim.fabric.Passage`."""
+        if not self._disturbances:
+            return ON_TIME
         direction = (src, dst)
         if small and self._is_lost(direction):
             return ()
         if self._odd["late"][direction]:
             return (self._late_s,)
-        return (0.0, DUPLICATE_S) if self._odd["duplicate"][direction] else (0.0,)
+        return (0.0, DUPLICATE_S) if self._odd["duplicate"][direction] else ON_TIME
 
     def _is_lost(self, direction: Link) -> bool:
         shares = self._losses.get(direction, ())
@@ -208,17 +235,17 @@ class Faults:
         """One more reason why nothing is acknowledged there."""
         self._silences[link] += 1
         if self._silences[link] == 1:
-            self._twin.network.pause(*link)
-            self._twin.network.pause(*_reversed(link))
+            self.twin.network.pause(*link)
+            self.twin.network.pause(*_reversed(link))
             self._silence_numbers[link] += 1
             number = self._silence_numbers[link]
-            self._after(self._twin.timings[0].detect_s, lambda: self._detect(link, number))
+            self.after(self.twin.timings[0].detect_s, lambda: self._detect(link, number))
 
     def _break_silence(self, link: Link) -> None:
         self._silences[link] -= 1
         if self._silences[link] == 0:
-            self._twin.network.resume(*link)
-            self._twin.network.resume(*_reversed(link))
+            self.twin.network.resume(*link)
+            self.twin.network.resume(*_reversed(link))
 
     def _detect(self, link: Link, number: int) -> None:
         if self._silences[link] and self._silence_numbers[link] == number:
@@ -226,11 +253,11 @@ class Faults:
 
     def _drop(self, link: Link) -> None:
         """The connections over this link, one for each end that pulls, are lost."""
-        workers, pause_s = self._twin.workers, self._twin.timings[0].reconnect_s
+        workers, pause_s = self.twin.workers, self.twin.timings[0].reconnect_s
         for puller, server in self._directions(link):
-            if not self._twin.fabric.is_down(puller, server):
+            if not self.twin.fabric.is_down(puller, server):
                 self.downs[puller, server].append(self._clock.now)
-            self._twin.fabric.disconnect(workers[puller], workers[server])
+            self.twin.fabric.disconnect(workers[puller], workers[server])
             self._retry((puller, server), pause_s)
 
     def _retry(self, direction: Link, pause_s: float) -> None:
@@ -241,19 +268,20 @@ class Faults:
         self._retries[direction] = self._clock.at(due_s, lambda: self._connect(direction, pause_s))
 
     def _connect(self, direction: Link, pause_s: float) -> None:
-        puller, server = (self._twin.workers[index] for index in direction)
+        puller, server = (self.twin.workers[index] for index in direction)
         if not puller.alive:
             return
         if server.alive and not self._silences[_sorted(direction)]:
-            self._twin.fabric.connect(puller, server)
+            self.twin.fabric.connect(puller, server)
             self.ups[direction].append(self._clock.now)
         else:
-            longer_s = 2 * pause_s or self._twin.timings[0].reconnect_s
+            longer_s = 2 * pause_s or self.twin.timings[0].reconnect_s
             self._retry(direction, min(LONGEST_PAUSE_S, longer_s))
 
     # --- helpers ---
 
-    def _after(self, seconds: float, call: Callable[[], None]) -> None:
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call so much later."""
         self._clock.at(self._clock.now + seconds, call)
 
     def _links_of(self, worker: int) -> list[Link]:
@@ -261,7 +289,7 @@ class Faults:
 
     def _directions(self, link: Link) -> list[Link]:
         """Those in which somebody pulls: from puller to server."""
-        peers_of = self._twin.config.peers_of
+        peers_of = self.twin.config.peers_of
         return [(a, b) for a, b in (link, _reversed(link)) if b in peers_of(a)]
 
     def _links_befallen(self, fault: Fault) -> list[Link]:
@@ -298,4 +326,8 @@ _BEGIN: dict[str, Callable[[Faults, Fault], None]] = {
     "loss": Faults._disturb,
     "duplicate": Faults._disturb,
     "late": Faults._disturb,
+    "swizzle": Faults._swizzle,
+    "disk": fail_disk,
+    "torn": tear,
+    "clock": jump_clock,
 }

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,15 @@ from mpls.config import ClusterConfig, builtin, changed
 from mpls.core.plan import Layer
 from mpls.errors import RunFailed
 from mpls.units import BandwidthRange
-from sim.fault_checks import Lives, findings
+from sim.fault_checks import findings
 from sim.fault_effects import Faults
+from sim.fault_lives import Lives
 from sim.faults import KINDS, Fault, random_faults
 from sim.fitted import Fit, Fitted
 from sim.learning import Shard
 from sim.network import Overhead, drawn_links, make_network
 from sim.timing import Timing
-from sim.twin import Twin
+from sim.twin import Twin, rare_collections
 
 WORKERS, DEGREE, ROUNDS, CHECKPOINT_ROUNDS = 8, 4, 20, 3
 SIZES = (20_000, 400_000, 1_500_000, 6_000_000, 3_000_000, 40_000)
@@ -47,6 +48,8 @@ PATIENCE_S = 1000.0
 """Whoever is not done by then never will be."""
 REPLAY_EVERY = 25
 """Of so many seeds one is traced in full, and replayed."""
+BATCH = 20
+"""So many seeds go to a process at once, and Python looks for garbage after them only."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,11 @@ class Seen:
     """Of the full trace, where one was kept."""
 
 
-def cluster(seed: int) -> ClusterConfig:
+@cache
+def scenario() -> ClusterConfig:
     """Eight workers with four peers each."""
     tables: dict[str, Any] = {
-        "cluster": {"topology": "k-regular", "degree": DEGREE, "seed": seed},
+        "cluster": {"topology": "k-regular", "degree": DEGREE},
         "workers": [{"id": i, "address": "127.0.0.1:0"} for i in range(WORKERS)],
         "training": {"rounds": ROUNDS},
         "checkpoint": {"every_rounds": CHECKPOINT_ROUNDS},
@@ -71,21 +75,27 @@ def cluster(seed: int) -> ClusterConfig:
     return changed(builtin().model_copy(update={"workers": ()}), tables, "fault_runs")
 
 
+def cluster(seed: int) -> ClusterConfig:
+    """The scenario with this seed."""
+    return changed(scenario(), {"cluster": {"seed": seed}}, "fault_runs")
+
+
 def run(seed: int, everything: bool = False) -> Seen:
     """Simulate and check one seed; with `everything` keep, replay and hash the full trace."""
-    drawn = random_faults(seed, WORKERS, cluster(seed).links(), HORIZON_S)
-    twin, lives, effects = simulated(seed, drawn, everything)
+    config = cluster(seed)
+    drawn = random_faults(seed, WORKERS, config.links(), HORIZON_S)
+    twin, lives, effects = simulated(config, drawn, everything)
     sha256 = lives.sha256() if everything else ""
     return Seen(seed, effects.befell, findings(twin, lives, effects), sha256)
 
 
 def simulated(
-    seed: int, faults: Sequence[Fault], everything: bool = False
+    config: ClusterConfig, faults: Sequence[Fault], everything: bool = False
 ) -> tuple[Twin, Lives, Faults]:
     """The scenario with these faults, run to its end."""
-    lives = Lives(lambda name: twin.workers[int(name[1:])].rounds, everything)
-    twin = build(cluster(seed), lives)
-    effects = Faults(faults, seed)
+    lives = Lives(lambda name: twin.workers[int(name[1:])], everything)
+    twin = build(config, lives)
+    effects = Faults(faults, config.cluster.seed)
     effects.apply(twin)
     twin.clock.at(PATIENCE_S, twin.stop)
     twin.run()
@@ -100,7 +110,7 @@ def build(config: ClusterConfig, recorder: Lives) -> Twin:
     learning = Fitted(LAYERS, "fault-runs", shards, [1.0] * WORKERS, FIT, seed)
     links = drawn_links(LINKS, seed)
     network = partial(_network, links)
-    return Twin(config, learning, network, TIMING, recorder)
+    return Twin(config, learning, network, TIMING, recorder, counts_bytes=False)
 
 
 def _network(links: Any, clock: Any) -> Any:
@@ -117,6 +127,12 @@ def attempt(seed: int) -> Seen:
             where = where.tb_next
         place = f"{Path(where.tb_frame.f_code.co_filename).name}:{where.tb_lineno}" if where else ""
         return Seen(seed, Counter(), [f"{type(error).__name__} at {place}: {error}"])
+
+
+def attempts(seeds: Sequence[int]) -> list[Seen]:
+    """Several, one after the other."""
+    with rare_collections():
+        return [attempt(seed) for seed in seeds]
 
 
 def config_hash() -> str:
@@ -170,8 +186,11 @@ def main(seeds: int, first: int, seed: int | None, jobs: int) -> None:
 
 
 def _all(seeds: Sequence[int], jobs: int) -> Iterator[Seen]:
-    work = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size="auto")
-    yield from work(delayed(attempt)(seed) for seed in seeds)
+    size = max(1, min(BATCH, len(seeds) // (4 * max(1, jobs))))
+    batches = [seeds[first : first + size] for first in range(0, len(seeds), size)]
+    work = Parallel(n_jobs=jobs, return_as="generator_unordered")
+    for seen in work(delayed(attempts)(batch) for batch in batches):
+        yield from seen
 
 
 def _tell(done: int, all_seeds: int, began_s: float) -> None:
@@ -185,4 +204,7 @@ def _tell(done: int, all_seeds: int, began_s: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # As a module of a name, so that other processes import it: else all of it is sent to them.
+    from sim.fault_runs import main as command
+
+    command()

@@ -24,7 +24,8 @@ else:
     import tomli as tomllib
 
 LONGEST_S = 1e9
-FAULTS_PER_RUN = 10
+JUMP_S = 3600.0
+FAULTS_PER_RUN = 11
 BURST_SHARE = 0.25
 """So many of the drawn faults begin together with the one before."""
 DURATIONS_S = (0.3, 1.5, 4.0, 10.0)
@@ -40,6 +41,8 @@ class Kind:
     lasts: bool = True
     factor: tuple[float, float, float] | None = None
     """Default, least and greatest."""
+    jumps: bool = False
+    """Whether it says how far a clock jumps."""
 
 
 EITHER = ("worker", "link")
@@ -56,6 +59,10 @@ KINDS = {
     "loss": Kind(EITHER, factor=(0.3, 0.0, 1.0)),
     "duplicate": Kind(EITHER),
     "late": Kind(EITHER),
+    "swizzle": Kind(("groups",)),
+    "disk": Kind(("worker",)),
+    "torn": Kind(("worker",), lasts=False),
+    "clock": Kind(("worker",), lasts=False, jumps=True),
 }
 
 
@@ -69,11 +76,14 @@ class Fault:
     link: Link | None = None
     """With `cut-one-way` nothing comes through from the first to the second."""
     groups: tuple[tuple[int, ...], ...] = ()
-    """With `partition` those who still reach each other; the workers in none are one more."""
+    """With `partition` those who still reach each other; the workers in none are one more. With
+    `swizzle` one: those who are cut off, in this order."""
     for_s: float = 0.0
     factor: float = 1.0
     """Of `slow-worker` on the time of a pass, of `slow-link` on the bandwidth; of `loss` the share
     of small messages."""
+    jump_s: float = 0.0
+    """Of `clock`: how far the wall clock goes ahead at once, or back."""
 
 
 def read_faults(path: Path) -> tuple[Fault, ...]:
@@ -109,6 +119,7 @@ def _fault(place: str, table: Any) -> Fault:
         groups=_groups(place, table["groups"]) if "groups" in table else (),
         for_s=_number(place, table, "for_s", None, 1e-6, LONGEST_S) if kind.lasts else 0.0,
         factor=_number(place, table, "factor", default, least, greatest),
+        jump_s=_number(place, table, "jump_s", JUMP_S, -1e6, 1e6) if kind.jumps else 0.0,
     )
 
 
@@ -116,11 +127,14 @@ def _demand_known(place: str, name: str, kind: Kind, table: dict[str, Any]) -> N
     known = ["at_s", "kind", *kind.targets]
     known += ["for_s"] if kind.lasts else []
     known += ["factor"] if kind.factor else []
+    known += ["jump_s"] if kind.jumps else []
     for key in table:
         if key not in known:
             raise BadInput(f"{place}: {shown(key)}: a {name} has {', '.join(known)}")
     if sum(target in table for target in kind.targets) != 1:
         raise BadInput(f"{place}: a {name} needs {' or '.join(kind.targets)}")
+    if name == "swizzle" and len(_groups(place, table["groups"])) != 1:
+        raise BadInput(f"{place}: a swizzle has one group: groups = [[2, 0, 5]]")
 
 
 def _number(
@@ -202,10 +216,16 @@ def _drawn(draws: Stream, at_s: float, workers: int, links: Sequence[Link]) -> F
         name,
         worker=draws.below(workers) if target == "worker" else None,
         link=draws.pick((link, (link[1], link[0]))) if target == "link" else None,
-        groups=(tuple(order[:low]), tuple(order[low:])) if target == "groups" else (),
+        groups=_drawn_groups(name, order, low) if target == "groups" else (),
         for_s=round(seconds, 3) if kind.lasts else 0.0,
         factor=_drawn_factor(draws, kind),
+        jump_s=round(JUMP_S * draws.between(-1.5, 1.5), 3) if kind.jumps else 0.0,
     )
+
+
+def _drawn_groups(name: str, order: list[int], low: int) -> tuple[tuple[int, ...], ...]:
+    """All workers on two sides; or some, one after the other."""
+    return (tuple(order[:low]),) if name == "swizzle" else (tuple(order[:low]), tuple(order[low:]))
 
 
 def _drawn_factor(draws: Stream, kind: Kind) -> float:

@@ -11,13 +11,17 @@ import hashlib
 import json
 from pathlib import Path
 
-from mpls.core.trace import Record
+from mpls.core.messages import RecordNote
+from mpls.core.trace import Record, command_record
 
 _encoded = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class Recorder:
     """The records of all workers of one simulation. With `kinds` only those are kept and hashed."""
+
+    as_files = True
+    """Whether a record is as its line in a file would be read; else it may hold tuples."""
 
     def __init__(self, kinds: frozenset[str] | None = None) -> None:
         self.records: dict[str, list[Record]] = {}
@@ -59,6 +63,16 @@ class WorkerRecorder:
         self._recorder = recorder
         self._name = name
         self.wants = recorder.wants
+        self._as_files = recorder.as_files
+
+    def note(self, note: RecordNote, now: float) -> None:
+        """Keep what the core wants to have noted, if anybody wants it."""
+        if not self.wants(note.kind):
+            return
+        if self._as_files:
+            self.write(command_record(note, now))
+        else:
+            self.write({"t": now, "kind": note.kind, **note.fields})
 
     def write(self, record: Record) -> None:
         """Keep one record."""

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from mpls.config import ClusterConfig
 from mpls.core.spec import WorkerSpec
-from sim.clock import Clock
-from sim.driver import Saved, VirtualWorker
+from sim.clock import Clock, HostClocks
+from sim.driver import VirtualWorker
 from sim.fabric import Fabric
 from sim.learning import Learning
 from sim.network import Network
 from sim.record import Recorder
+from sim.saved import Past
 from sim.timing import Timing
 
 
@@ -52,7 +53,9 @@ class Twin:
         network: Callable[[Clock], Network],
         timing: Timing | Sequence[Timing],
         recorder: Recorder | None,
+        counts_bytes: bool = True,
     ) -> None:
+        """Without `counts_bytes` its traffic is not known: all bytes are 0."""
         self.clock = Clock()
         self.config = config
         self._learning = learning
@@ -60,11 +63,12 @@ class Twin:
         self.network = network(self.clock)
         timings = [timing] * len(config.workers) if isinstance(timing, Timing) else list(timing)
         self.timings = timings
-        self.fabric = Fabric(self.clock, self.network, timings[0], config.cluster.seed)
+        seed = config.cluster.seed
+        self.fabric = Fabric(self.clock, self.network, timings[0], seed, counts_bytes)
         self._records = [
             recorder.of(worker.name) if recorder is not None else None for worker in config.workers
         ]
-        self.workers = [self._worker(worker.id, None, 0) for worker in config.workers]
+        self.workers = [self._worker(worker.id, None) for worker in config.workers]
         self.fabric.join(self.workers)
 
     def run(self) -> Ended:
@@ -91,14 +95,17 @@ class Twin:
         if not worker.finished and not comes_back:
             self._training -= 1
 
-    def restart(self, index: int) -> VirtualWorker:
-        """A crashed worker goes on from its newest checkpoint."""
+    def restart(self, index: int, clocks: HostClocks | None = None) -> VirtualWorker:
+        """A crashed worker goes on from its newest whole checkpoint, where its host was rebooted
+        by other `clocks`."""
         old = self.workers[index]
         assert not old.alive
-        assert old.saved is not None, "who keeps no checkpoint cannot be restarted"
+        assert old.generations is not None, "who keeps no checkpoint cannot be restarted"
         self._training += old.finished
-        self._learning.restore(index, old.saved.learned)
-        worker = self.workers[index] = self._worker(index, old.saved, old.versions)
+        saved = old.generations.load()
+        self._learning.restore(index, saved.learned)
+        past = Past(saved, old.generations, old.versions, clocks or old.clocks)
+        worker = self.workers[index] = self._worker(index, past)
         worker.keep_checkpoints(self.config.checkpoint.every_rounds)
         self.fabric.replace(worker)
         worker.start()
@@ -109,7 +116,7 @@ class Twin:
         for worker in self.workers:
             worker.keep_checkpoints(self.config.checkpoint.every_rounds)
 
-    def _worker(self, index: int, past: Saved | None, versions: int) -> VirtualWorker:
+    def _worker(self, index: int, past: Past | None) -> VirtualWorker:
         return VirtualWorker(
             index,
             spec_of(self.config, index, self._learning),
@@ -120,7 +127,6 @@ class Twin:
             self._records[index],
             self._note_finished,
             past,
-            versions,
         )
 
     def stop(self) -> None:

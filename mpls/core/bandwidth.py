@@ -95,10 +95,10 @@ class BandwidthEstimator:
             "off_Bps": self._off_Bps,
         }
 
-    def restore(self, memory: Mapping[str, Any]) -> None:
+    def restore(self, memory: Mapping[str, Any], now: float = 0.0) -> None:
         """Believe what was believed before a restart, as if measured when this life began."""
         self.value_Bps, self.variance = memory["value_Bps"], memory["variance"]
-        self.measured_s = 0.0 if memory["measured"] else None
+        self.measured_s = now if memory["measured"] else None
         self.sharers, self._off_Bps = memory["sharers"], memory["off_Bps"]
 
     def _fresh_s(self, start_s: float, end_s: float) -> float:

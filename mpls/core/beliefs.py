@@ -55,13 +55,13 @@ class Beliefs:
             "pauses": self._pauses.state(),
         }
 
-    def restore(self, memory: Mapping[str, Any]) -> None:
-        """Before the opening stories begin: go on with the beliefs of a life that ended. Of peers
-        that are no longer, or not yet, nothing is known."""
+    def restore(self, memory: Mapping[str, Any], now: float = 0.0) -> None:
+        """Before the opening stories begin, at `now`: go on with the beliefs of a life that ended.
+        Of peers that are no longer, or not yet, nothing is known."""
         for name, peer in self.peers.items():
             if name in memory["peers"]:
-                peer.restore(memory["peers"][name])
-        self.downlink.restore(memory["downlink"])
+                peer.restore(memory["peers"][name], now)
+        self.downlink.restore(memory["downlink"], now)
         self.gate.restore(memory["gate"])
         self.gate.keep(self.peers)
         self.jitter.restore(memory["jitter"])

@@ -252,13 +252,17 @@ class Conductor:
     def _do_request(self, task: Task, request: Request) -> None:
         request_id = self._next_id
         self._next_id += 1
-        request = Request(request.peer, replace(request.ask, id=request_id), request.timeout_s)
-        attempt = Attempt(request_id, task, request, self._now, self._now)
+        ask = request.ask
+        # A status has nothing but its id, and is asked for most often by far.
+        known = type(ask) is protocol.Status
+        ask = protocol.Status(request_id) if known else replace(ask, id=request_id)
+        request = Request(request.peer, ask, request.timeout_s)
+        attempt = Attempt(request_id, task, request, self._now)
         self._attempts[request_id] = attempt
-        if attempt.moves_bytes():
+        if attempt.moves_bytes:
             self._count_sharers()
         task.waiting_for = attempt
-        self._out.append(SendRequest(request.peer, request.ask))
+        self._out.append(SendRequest(request.peer, ask))
         self._set_timer(task, self._attempt_due_s(attempt))
 
     def _do_sleep(self, task: Task, sleep: Sleep) -> None:
@@ -288,13 +292,13 @@ class Conductor:
 
     def _count_sharers(self) -> None:
         """Each pull under way remembers the largest company it had."""
-        pulls = [attempt for attempt in self._attempts.values() if attempt.moves_bytes()]
+        pulls = [attempt for attempt in self._attempts.values() if attempt.moves_bytes]
         for attempt in pulls:
             attempt.sharers = max(attempt.sharers, len(pulls))
 
     def _attempt_due_s(self, attempt: Attempt) -> float:
         end_s = attempt.start_s + attempt.request.timeout_s
-        if not attempt.moves_bytes():
+        if not attempt.moves_bytes:
             return end_s
         return min(end_s, attempt.last_byte_s + self._stories.stall_s)
 
@@ -346,7 +350,7 @@ class Conductor:
 
     def _attempt_timer(self, attempt: Attempt) -> None:
         due_s = self._attempt_due_s(attempt)
-        if not attempt.moves_bytes():
+        if not attempt.moves_bytes:
             due_s = max(due_s, self._heard_s(attempt.request.peer) + attempt.request.timeout_s)
         if due_s > self._now:
             self._set_timer(attempt.task, due_s)

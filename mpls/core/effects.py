@@ -1,14 +1,14 @@
 """What a story may ask of the Conductor while it runs: exactly five things.
 
 A story is a generator that yields effects and is resumed with their results. It reads like the
-paper; the Conductor turns it into events in and commands out.
+paper; the Conductor turns it into events in and commands out. Effects are named tuples, because a
+twin makes millions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 from mpls.core import protocol
 from mpls.core.messages import LayerReceived, LayerRefused, RecordNote, Source
@@ -16,8 +16,7 @@ from mpls.core.messages import LayerReceived, LayerRefused, RecordNote, Source
 Ask = Union[protocol.Hello, protocol.Status, protocol.Pull, protocol.Probe]
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """Ask a peer (the Conductor chooses the id) and wait for an Outcome, at most `timeout_s`; and
     for pulls and probes at most `stall_s` without a byte."""
 
@@ -26,15 +25,13 @@ class Request:
     timeout_s: float
 
 
-@dataclass(frozen=True)
-class Sleep:
+class Sleep(NamedTuple):
     """Wait; resumed with "", or at once with the reason why the story was told to end."""
 
     seconds: float
 
 
-@dataclass(frozen=True)
-class Gather:
+class Gather(NamedTuple):
     """Run stories side by side; resumed with the list of their results, in the same order. Those
     still running after `timeout_s` see every request of theirs end as "timed-out"."""
 
@@ -42,8 +39,7 @@ class Gather:
     timeout_s: float
 
 
-@dataclass(frozen=True)
-class Publish:
+class Publish(NamedTuple):
     """Hand the trainer what arrived and wait until it is mixed in; resumed with the UpdateTaken,
     or with None when the worker was told to stop before."""
 
@@ -59,8 +55,7 @@ Effect = Union[Request, Sleep, Gather, Publish, Note]
 Story = Generator[Effect, Any, Any]
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How one attempt ended. `reason` is empty when all that was asked for came.
 
     `received_bytes` is the position reached in the asked layers laid end to end (what was resumed

@@ -4,7 +4,7 @@ This is the whole contract between the core and its drivers (ZeroMQ, SimPy, the 
 No event carries a tensor: a layer that arrived is named by its request and layer, and the driver
 keeps the bytes under that name until it is told to publish or to forget them.
 
-What comes once for each layer is a named tuple: it is made in a third of a dataclass's time.
+What comes for each layer or question is a named tuple: it is made in a third of a dataclass's time.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ from mpls.core.protocol import Vector
 # --- events ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Replied:
+class Replied(NamedTuple):
     """A small answer came back: welcome, status-ok or error."""
 
     reply: protocol.Welcome | protocol.StatusOk | protocol.Error
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """So many bytes of a pull or probe are here, of snapshot `version`. Reported at most twice per
     `stall_s`, and never withheld longer than half of it."""
 
@@ -59,8 +57,7 @@ class LayerRefused:
     reason: str
 
 
-@dataclass(frozen=True)
-class RequestFailed:
+class RequestFailed(NamedTuple):
     """No (further) answer will come: the peer could not be reached, or the connection was lost.
     `received_bytes` of `version` are kept by the driver for resuming."""
 
@@ -120,8 +117,7 @@ Event = Union[
 # --- commands -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SendRequest:
+class SendRequest(NamedTuple):
     """Send `message` to `peer`."""
 
     peer: str
@@ -168,7 +164,9 @@ Command = Union[SendRequest, CancelRequest, PublishUpdate, RecordNote]
 # --- plain-data form, for traces --------------------------------------------------------------
 
 _PLAIN = frozenset({float, int, str, bool, type(None)})
-_TUPLES = frozenset({LayerReceived, Source, RecordNote})
+_TUPLES = frozenset(
+    {Replied, Progress, LayerReceived, RequestFailed, SendRequest, Source, RecordNote}
+)
 _BY_NAME: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
@@ -187,10 +185,12 @@ def to_plain(value: Any) -> Any:
     if kind in _PLAIN:
         return value
     if kind is tuple or kind is list:
-        return [to_plain(item) for item in value]
+        return [item if type(item) in _PLAIN else to_plain(item) for item in value]
     if kind is dict:
-        return {key: to_plain(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) or kind in _TUPLES:
+        return {
+            key: item if type(item) in _PLAIN else to_plain(item) for key, item in value.items()
+        }
+    if kind in _TUPLES or dataclasses.is_dataclass(value):
         fields = {name: to_plain(getattr(value, name)) for name in _names(kind)}
         return {"is": kind.__name__, **fields}
     return value

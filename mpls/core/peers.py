@@ -76,13 +76,14 @@ class Peer:
             "out_s": max(0.0, self.out_until_s - now),
         }
 
-    def restore(self, memory: Mapping[str, Any]) -> None:
-        """Believe what was believed before, at the time 0 of a new life."""
-        self.bandwidth.restore(memory["bandwidth"])
+    def restore(self, memory: Mapping[str, Any], now: float = 0.0) -> None:
+        """Believe what was believed before; `now` is when the new life begins, on its own clock,
+        which need not have to do with the one before."""
+        self.bandwidth.restore(memory["bandwidth"], now)
         if memory["struck"]:
-            self.strikes, self.struck_s = memory["strikes"], 0.0
+            self.strikes, self.struck_s = memory["strikes"], now
         if memory["out_s"] > 0:
-            self.out_until_s = memory["out_s"]
+            self.out_until_s = now + memory["out_s"]
         if memory["quarantined"]:
             self.standing = "quarantined"
 

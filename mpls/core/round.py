@@ -47,9 +47,9 @@ class Rounds(Beliefs):
         """See `Beliefs.memory`; with the strategy's draws."""
         return {**super().memory(now), "draws": self.draws.state()}
 
-    def restore(self, memory: Mapping[str, Any]) -> None:
+    def restore(self, memory: Mapping[str, Any], now: float = 0.0) -> None:
         """See `Beliefs.restore`."""
-        super().restore(memory)
+        super().restore(memory, now)
         self.draws.restore(memory["draws"])
 
     def opening(self, now: float) -> Iterable[Story]:

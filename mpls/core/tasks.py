@@ -9,6 +9,7 @@ from mpls.core import messages, protocol
 from mpls.core.effects import Publish, Request, Sleep, Story
 
 _ANSWERS = {protocol.Hello: protocol.Welcome, protocol.Status: protocol.StatusOk}
+_MOVERS = frozenset({protocol.Pull, protocol.Probe})
 
 
 class Task:
@@ -37,28 +38,42 @@ class Group:
     running: int = 0
 
 
-@dataclass
 class Attempt:
     """One request in flight."""
 
-    request_id: int
-    task: Task
-    request: Request
-    start_s: float
-    last_byte_s: float
-    received_bytes: int = 0
-    version: int = 0
-    sharers: int = 1
-    marks: list[tuple[float, int]] = field(default_factory=list)
-    layers: list[messages.LayerReceived] = field(default_factory=list)
-    arrivals_s: list[float] = field(default_factory=list)
-    refused: list[messages.LayerRefused] = field(default_factory=list)
-    ended: set[str] = field(default_factory=set)
-    """The names of both."""
+    __slots__ = (
+        "arrivals_s",
+        "ended",
+        "last_byte_s",
+        "layers",
+        "marks",
+        "moves_bytes",
+        "received_bytes",
+        "refused",
+        "request",
+        "request_id",
+        "sharers",
+        "start_s",
+        "task",
+        "version",
+    )
 
-    def moves_bytes(self) -> bool:
+    def __init__(self, request_id: int, task: Task, request: Request, now: float) -> None:
+        self.request_id = request_id
+        self.task = task
+        self.request = request
+        self.moves_bytes = type(request.ask) in _MOVERS
         """Whether it can stall."""
-        return isinstance(self.request.ask, (protocol.Pull, protocol.Probe))
+        self.start_s = self.last_byte_s = now
+        self.received_bytes = 0
+        self.version = 0
+        self.sharers = 1
+        self.marks: list[tuple[float, int]] = []
+        self.layers: list[messages.LayerReceived] = []
+        self.arrivals_s: list[float] = []
+        self.refused: list[messages.LayerRefused] = []
+        self.ended: set[str] = set()
+        """The names of both."""
 
     def objection(self, reply: protocol.Welcome | protocol.StatusOk | protocol.Error) -> str:
         """Why this reply is not what was asked for; empty if it is."""

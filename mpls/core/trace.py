@@ -138,7 +138,7 @@ def replayed(records: Iterable[Record], feed: Feed | None = None) -> tuple[list[
         raise BadInput(f"trace schema {core_records[0].get('schema')}; this version reads {SCHEMA}")
     rounds = Rounds(WorkerSpec.from_plain(core_records[0]["spec"]))
     if core_records[0].get("resumed") is not None:
-        rounds.restore(core_records[0]["resumed"])
+        rounds.restore(core_records[0]["resumed"], core_records[0]["t"])
     conductor = Conductor(rounds)
     inputs = [record for record in core_records if record["kind"] in ("start", "event")]
     again = (feed or _at_once)(conductor, inputs)

@@ -150,7 +150,7 @@ class Parts:
         return past
 
     def _begin_trace(self, labels: np.ndarray) -> None:
-        now = self._clock.now()
+        now = self._began_s = self._clock.now()
         told = about(self._config, self._id, labels, started_unix_s=time.time() - now)
         resumed = self._past.core if self._past else None
         self._journal.write(header(self.spec, now, resumed, **told))
@@ -177,7 +177,7 @@ class Parts:
         self.store = _store(self.manifest)
         rounds, serving = Rounds(spec), Serving(spec)
         if past:
-            rounds.restore(past.core)
+            rounds.restore(past.core, self._began_s)
             serving.restore(past.served)
         self.keeper = Keeper(
             state.checkpoints,

@@ -31,10 +31,10 @@ def lived() -> Rounds:
     return rounds
 
 
-def reborn(old: Rounds, now: float) -> Rounds:
+def reborn(old: Rounds, now: float, born_s: float = 0.0) -> Rounds:
     """Through JSON, as a checkpoint and a trace have it."""
     new = Rounds(SPEC)
-    new.restore(json.loads(json.dumps(old.memory(now), allow_nan=False)))
+    new.restore(json.loads(json.dumps(old.memory(now), allow_nan=False)), born_s)
     return new
 
 
@@ -57,6 +57,27 @@ def test_row_50_a_quarantine_outlives_a_restart_by_what_is_left_of_it() -> None:
     assert peer.standing == "quarantined"
     peer.answered(QUARANTINE_S - 60.0)
     assert peer.standing == "ready"
+
+
+def test_row_28_what_is_left_of_a_quarantine_counts_from_when_the_new_life_begins() -> None:
+    """Its clock may show anything then: after a reboot another time than before."""
+    for born_s in (0.0, 7.0, 90_000.0):
+        new = reborn(lived(), 160.0, born_s)
+        outcast, measured = new.peers["w2"], new.peers["w1"]
+        outcast.answered(born_s + QUARANTINE_S - 61.0)
+        assert outcast.standing == "quarantined"
+        outcast.answered(born_s + QUARANTINE_S - 60.0)
+        assert outcast.standing == "ready"
+        assert measured.bandwidth.age_s(born_s + 5.0) == 5.0
+        assert new.downlink.age_s(born_s + 5.0) == 5.0
+
+
+def test_a_strike_is_as_young_in_any_new_life() -> None:
+    old = Rounds(SPEC)
+    old.peers["w1"].strike(0.0)
+    peer = reborn(old, 1.0, born_s=90_000.0).peers["w1"]
+    assert peer.strike(90_001.0) is False
+    assert peer.strike(90_002.0) is True
 
 
 def test_strikes_are_forgotten_when_they_are_old() -> None:

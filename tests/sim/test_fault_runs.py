@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
 
 from sim import fault_runs
 from sim.fault_checks import findings, replays
-from sim.fault_runs import replay_line, run, simulated
+from sim.fault_runs import cluster, replay_line, run, simulated
 from sim.faults import KINDS, Fault
 
 
@@ -30,7 +32,7 @@ FROZEN = Fault(5.2, "freeze", worker=3, for_s=4.0)
 
 @pytest.fixture(scope="module")
 def healthy():
-    return simulated(1, [FROZEN])
+    return simulated(cluster(1), [FROZEN])
 
 
 @pytest.fixture
@@ -94,6 +96,134 @@ def test_a_plan_with_a_peer_that_is_not_ready_is_noticed(broken, standing):
     assert any(f"plans with {peer}, which is {standing}" in line for line in found())
 
 
+def test_a_life_that_does_not_begin_after_its_newest_checkpoint_is_noticed(broken):
+    life, found = broken
+    life.of("snapshot")[0]["round"] = 3
+    assert any("after a checkpoint of round 0" in line for line in found())
+
+
+def _restarted(*faults):
+    """A worker that was down from 8.5 s on, for a second, and what is found of it."""
+    twin, lives, effects = simulated(cluster(1), [*faults, Fault(8.5, "restart", 2, for_s=1.0)])
+    return lives.lives["w2"], effects, lambda: findings(twin, lives, effects)
+
+
+def _checkpoints(life):
+    return [(record["round"], record.get("failed")) for record in life.of("checkpoint")]
+
+
+def test_who_is_restarted_goes_on_after_its_newest_checkpoint():
+    (first, second), _, found = _restarted()
+    assert _checkpoints(first) == [(3, None), (6, None)]
+    assert second.of("snapshot")[0]["round"] == 6
+    assert found() == []
+
+
+def test_row_21_with_a_failing_disk_training_goes_on_and_the_checkpoint_of_before_is_used():
+    (first, second), _, found = _restarted(Fault(5.0, "disk", 2, for_s=3.0))
+    assert _checkpoints(first) == [(3, None), (6, "disk")]
+    assert second.of("snapshot")[0]["round"] == 3
+    assert _checkpoints(second)[0] == (6, None)
+    assert found() == []
+
+
+@pytest.mark.parametrize("torn_s", [7.5, 9.0])
+def test_row_22_of_a_damaged_checkpoint_a_worker_falls_back_to_the_one_before(torn_s):
+    (first, second), effects, found = _restarted(Fault(torn_s, "torn", 2))
+    assert _checkpoints(first) == [(3, None), (6, None)]
+    assert second.of("snapshot")[0]["round"] == 3
+    assert effects.befell["torn"] == 1
+    assert found() == []
+
+
+def test_who_finds_both_generations_damaged_begins_anew_and_is_not_blamed():
+    again = Fault(10.5, "restart", 2, for_s=1.0)
+    tears = [Fault(7.5, "torn", 2), Fault(11.0, "torn", 2)]
+    twin, lives, effects = simulated(cluster(1), [*tears, again])
+    first, second = lives.lives["w2"]
+    assert _checkpoints(first) == [(3, None), (6, None), (9, None)]
+    assert second.of("snapshot")[0]["round"] == 0
+    assert findings(twin, lives, effects) == []
+
+
+def test_a_fall_back_without_a_damaged_checkpoint_is_noticed():
+    (_, _), effects, found = _restarted(Fault(7.5, "torn", 2))
+    effects.tears.clear()
+    assert any("w2: mixed in rounds [4, 5" in line for line in found())
+
+
+def test_rounds_that_are_lost_without_need_are_noticed():
+    (first, _), _, found = _restarted(Fault(5.0, "disk", 2, for_s=3.0))
+    first.records.remove(first.of("checkpoint")[-1])
+    assert any("w2: a crash cost 5 rounds, with 0 checkpoints unwritten" in it for it in found())
+
+
+def test_a_round_that_counts_twice_over_two_lives_is_noticed():
+    (_, second), _, found = _restarted()
+    second.of("mix")[0]["round"] = 6
+    lines = found()
+    assert "w2 round 6: counts twice" in lines
+    assert "w2: rounds [7] were never done" in lines
+
+
+def test_an_update_of_which_a_copy_is_left_out_is_noticed(broken):
+    life, found = broken
+    next(one for one in life.of("mix") if one["copies"])["copies"] -= 1
+    assert any("handed over" in line for line in found())
+
+
+def _a_source(life):
+    return next(one for one in life.of("publish") if one["command"]["sources"])["command"][
+        "sources"
+    ]
+
+
+@pytest.mark.parametrize("change", [{"version": 99}, {"round": 7}, {"peer": "w9"}])
+def test_a_layer_of_a_snapshot_that_was_never_published_is_noticed(broken, change):
+    life, found = broken
+    _a_source(life)[0].update(change)
+    assert any("is of no snapshot that" in line for line in found())
+
+
+def test_a_layer_that_came_before_its_snapshot_was_published_is_noticed(healthy):
+    twin, lives, faults = healthy
+    late = copy.copy(lives)
+    late.lives = {name: copy.deepcopy(own) for name, own in lives.lives.items()}
+    for own in late.lives.values():
+        for record in own[0].of("snapshot"):
+            record["t"] += 5.0
+    assert any("is of no snapshot that" in line for line in findings(twin, late, faults))
+
+
+def test_a_pull_whose_layers_are_of_two_versions_is_noticed(broken):
+    life, found = broken
+    sources = next(
+        one["command"]["sources"]
+        for one in life.of("publish")[3:]
+        if len({it["request_id"] for it in one["command"]["sources"]})
+        < len(one["command"]["sources"])
+    )
+    requests = [it["request_id"] for it in sources]
+    torn = next(it for it in sources if requests.count(it["request_id"]) > 1)
+    torn["version"] -= 1
+    torn["round"] -= 1
+    assert any("came with layers of another version" in line for line in found())
+
+
+def test_bytes_that_came_and_were_never_sent_are_noticed(broken):
+    life, found = broken
+    whole = next(one for one in life.of("attempt") if one["outcome"] == "ok")
+    life.moved_bytes[whole["request"]] -= 10
+    assert any("bytes came" in line for line in found())
+
+
+def test_bytes_of_a_whole_pull_that_were_sent_and_never_came_are_noticed(broken):
+    life, found = broken
+    whole = next(one for one in life.of("attempt") if one["outcome"] == "ok")
+    life.moved_bytes[whole["request"]] += 10
+    assert any("bytes came" in line for line in found())
+
+
 def test_a_plan_with_a_peer_that_is_long_gone_is_noticed(healthy):
     twin, lives, faults = healthy
     plan = next(one for one in lives.lives["w0"][0].of("plan")[3:] if _uses_a_peer(one))
@@ -147,7 +277,7 @@ def test_a_story_that_goes_on_after_draining_is_noticed(healthy):
 
 
 def test_a_trace_that_does_not_replay_is_noticed():
-    _, lives, _ = simulated(1, [FROZEN], everything=True)
+    _, lives, _ = simulated(cluster(1), [FROZEN], everything=True)
     (life,) = lives.lives["w3"]
     assert list(replays(life)) == []
     life.of("plan")[3]["makespan_s"] += 1e-9
@@ -156,10 +286,11 @@ def test_a_trace_that_does_not_replay_is_noticed():
 
 
 def test_the_command_counts_every_kind_and_ends_with_success():
-    ended = CliRunner().invoke(fault_runs.main, ["--seeds", "2", "--jobs", "1"])
-    assert ended.exit_code == 0
-    assert "2 seeds, 0 failed" in ended.output
-    assert all(f"{kind} " in ended.output for kind in KINDS)
+    command = [sys.executable, "-m", "sim.fault_runs", "--seeds", "2", "--jobs", "2"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "2 seeds, 0 failed" in ended.stdout
+    assert all(f"{kind} " in ended.stdout for kind in KINDS)
 
 
 def test_a_seed_that_fails_prints_one_line_that_runs_it_again_and_ends_with_1(monkeypatch):

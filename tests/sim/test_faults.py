@@ -203,6 +203,88 @@ def test_row_13_a_late_reply_is_dropped_after_its_request_has_ended():
     assert seen.run.ended.rounds == (6, 6)
 
 
+def test_row_21_while_a_disk_fails_no_checkpoint_is_written_and_training_goes_on():
+    disk = Fault(3.0, "disk", worker=1, for_s=4.0)
+    seen = Disturbed(disk, Fault(7.5, "restart", worker=1, for_s=1.0))
+    saved = [(one["round"], one.get("failed")) for one in seen.of("checkpoint", "w1")]
+    assert saved[:3] == [(1, None), (2, "disk"), (3, "disk")]
+    assert [one["round"] for one in seen.of("mix", "w1")] == [1, 2, 3, 2, 3, 4, 5, 6]
+    assert seen.faults.befell["disk"] == 1
+
+
+def test_row_22_a_damaged_checkpoint_is_set_aside_for_the_one_before():
+    torn = Fault(7.0, "torn", worker=1)
+    seen = Disturbed(torn, Fault(7.5, "restart", worker=1, for_s=1.0))
+    assert [one["round"] for one in seen.of("mix", "w1")] == [1, 2, 3, 3, 4, 5, 6]
+
+
+def test_who_has_no_whole_checkpoint_begins_anew():
+    torn = Fault(3.0, "torn", worker=1)
+    seen = Disturbed(torn, Fault(3.5, "restart", worker=1, for_s=1.0))
+    assert [one["round"] for one in seen.of("mix", "w1")] == [1, 1, 2, 3, 4, 5, 6]
+    assert Disturbed(Fault(0.5, "torn", worker=1)).faults.befell["torn"] == 0
+
+
+RESTART = Fault(7.5, "restart", worker=1, for_s=1.0)
+
+
+def decisions(seen, worker):
+    """What a worker's lives asked for, and what they planned with: when, from the first's start."""
+    records = seen.run.recorder.records[worker]
+    life, zero_s, decided = 0, 0.0, []
+    for one in records:
+        if one["kind"] == "header":
+            life += 1
+            zero_s = one["t"] - (8.5 if life == 2 else 0.0)
+        if one["kind"] in ("send", "cancel", "publish", "plan", "peer"):
+            what = {key: value for key, value in one.items() if key != "t"}
+            decided.append((life, round(one["t"] - zero_s, 6), what))
+    return decided
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+def test_row_28_a_wall_clock_that_jumps_and_another_zero_after_a_reboot_change_no_decision(jump_s):
+    plain = Disturbed(RESTART)
+    seen = Disturbed(Fault(4.0, "clock", worker=1, jump_s=jump_s), RESTART)
+    first, second = seen.of("header", "w1")
+    assert (first["t"], second["t"]) == (3600.0, 0.0)
+    for worker in ("w0", "w1"):
+        assert _rounded(decisions(seen, worker)) == _rounded(decisions(plain, worker))
+    assert seen.run.ended.rounds == plain.run.ended.rounds
+    _, newest = (one.saved_unix_s for one in seen.twin.workers[1].generations._kept)
+    assert newest == pytest.approx(seen.of("checkpoint", "w1")[-1]["t"] + 8.5 + jump_s)
+
+
+def _rounded(value):
+    """Clocks that began elsewhere round differently in the last digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def test_each_life_replays_whatever_its_clock_shows():
+    seen = Disturbed(Fault(4.0, "clock", worker=1, jump_s=60.0), RESTART)
+    records = seen.run.recorder.records["w1"]
+    again = [index for index, one in enumerate(records) if one["kind"] == "header"][1]
+    assert replay(records[:again]) is None
+    assert replay(records[again:]) is None
+
+
+def test_a_swizzle_cuts_workers_off_one_by_one_and_lets_them_back_in_another_order():
+    seen = Disturbed(Fault(3.0, "swizzle", groups=((2, 0, 1),), for_s=20.0), workers=4, rounds=12)
+    first_lost_s = {
+        worker: min(seen.faults.downs[worker, 3] + seen.faults.downs[3, worker])
+        for worker in (0, 1, 2)
+    }
+    assert first_lost_s[2] < first_lost_s[0] < first_lost_s[1] < 13.0 + 3.4
+    last_back_s = {worker: max(seen.faults.ups[worker, 3]) for worker in (0, 1, 2)}
+    assert sorted(last_back_s, key=last_back_s.get) != [2, 0, 1]
+    assert seen.run.ended.rounds == (12,) * 4
+    assert seen.faults.befell["swizzle"] == 1
+
+
 def test_faults_that_overlap_end_when_the_last_of_them_ends():
     cuts = (Fault(5.0, "cut", link=(0, 1), for_s=1.0), Fault(5.5, "cut", worker=0, for_s=1.5))
     assert Disturbed(*cuts).of("attempt")[1]["seconds"] == pytest.approx(2.0001 + 2.0)
@@ -213,7 +295,7 @@ def test_faults_that_overlap_end_when_the_last_of_them_ends():
 def test_drawn_faults_are_about_ten_a_run_of_every_kind_and_the_same_for_the_same_seed():
     links = cluster(8, topology="k-regular").links()
     runs = [random_faults(seed, 8, links, 20.0) for seed in range(200)]
-    assert 9 < sum(map(len, runs)) / len(runs) < 12
+    assert 10 < sum(map(len, runs)) / len(runs) < 12
     assert {fault.kind for faults in runs for fault in faults} == set(KINDS)
     assert runs[7] == random_faults(7, 8, links, 20.0) != runs[8]
 
@@ -224,7 +306,9 @@ GOOD = '[[fault]]\nat_s = 1\nkind = "cut"\nlink = [0, 1]\nfor_s = 2.5\n'
 def test_a_fault_file_says_what_befalls_whom_and_when(tmp_path):
     path = tmp_path / "faults.toml"
     path.write_text(GOOD + '[[fault]]\nat_s = 2\nkind = "crash"\nworker = 2\n')
-    first, second = read_faults(path)
+    path.write_text(path.read_text() + '[[fault]]\nat_s = 3\nkind = "clock"\nworker = 0\n')
+    first, second, third = read_faults(path)
+    assert third == Fault(3.0, "clock", worker=0, jump_s=3600.0)
     assert first == Fault(1.0, "cut", link=(0, 1), for_s=2.5)
     assert second == Fault(2.0, "crash", worker=2)
 
@@ -248,6 +332,11 @@ def test_a_fault_file_says_what_befalls_whom_and_when(tmp_path):
             GOOD.replace("cut", "partition").replace("link", "groups"),
             "must be like [[0, 1], [2, 3]]",
         ),
+        (
+            GOOD.replace("cut", "swizzle").replace("link = [0, 1]", "groups = [[0, 1], [2]]"),
+            "one group",
+        ),
+        (GOOD.replace("cut", "clock"), '"link": a clock has at_s, kind, worker, jump_s'),
         (GOOD.replace("cut", "loss") + "factor = 1.5\n", "factor = 1.5: must be from 0 to 1"),
     ],
 )

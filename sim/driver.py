@@ -19,6 +19,7 @@ from mpls.core.messages import (
     Drained,
     Event,
     LayerRefused,
+    PeersChanged,
     PublishUpdate,
     RecordNote,
     RoundDue,
@@ -164,6 +165,14 @@ class VirtualWorker:
             self._carry_out(commands)
         else:
             self._arm()
+
+    def change_peers(self, names: tuple[str, ...]) -> None:
+        """These are its peers from now on, or from when it is awake."""
+        self.when_awake(lambda: self._take_up(names))
+
+    def _take_up(self, names: tuple[str, ...]) -> None:
+        self.serving.change_peers(names)
+        self.handle(PeersChanged(names))
 
     def drain(self) -> None:
         """End every story."""

@@ -20,6 +20,7 @@ from mpls.core.streams import Stream
 from sim.clock import Timer
 from sim.driver import VirtualWorker
 from sim.fault_hosts import fail_disk, jump_clock, rebooted, set_clocks, tear
+from sim.fault_members import join, keep_away, leave
 from sim.faults import Fault, demand_known
 from sim.twin import Twin
 
@@ -46,9 +47,11 @@ class Faults:
         """Worker's name -> from when to when it was frozen."""
         self.tears: defaultdict[str, list[float]] = defaultdict(list)
         """Worker's name -> when its newest checkpoint was damaged."""
+        self.newcomers: set[int] = set()
+        """Those who have not joined yet."""
         self.listed = faults
         self._seed = seed
-        self._draws = Stream(seed, "loss")
+        self.draws = Stream(seed, "loss")
         self._silences: Counter[Link] = Counter()
         """Link (lower id first) -> reasons why nothing is acknowledged."""
         self._silence_numbers: Counter[Link] = Counter()
@@ -69,6 +72,7 @@ class Faults:
         self._links = twin.config.links()
         self._late_s = twin.config.pull_settings().stall_s + LATE_AFTER_STALL_S
         demand_known(self.listed, twin.config)
+        keep_away(self)
         set_clocks(self)
         twin.fabric.passage = self._passage
         if any(fault.kind in NEED_CHECKPOINTS for fault in self.listed):
@@ -86,8 +90,8 @@ class Faults:
         self.befell[fault.kind] += 1
         self.twin.crash(index, comes_back)
         self._wake(worker)
-        for link in self._links_of(index):
-            self._drop(link)
+        for link in self.links_of(index):
+            self.drop(link)
         if comes_back:
             self.after(fault.for_s, lambda: self._restart(index))
 
@@ -95,7 +99,7 @@ class Faults:
         worker = self.twin.restart(index, rebooted(self, index))
         worker.slowness = prod(self._slow[index])
         for peer in self.twin.config.peers_of(index):
-            self._retry((index, peer), 0.0)
+            self.retry((index, peer), 0.0)
 
     def _freeze(self, fault: Fault) -> None:
         worker = self.twin.workers[fault.worker or 0]
@@ -106,7 +110,7 @@ class Faults:
         if self._freezes[worker.index] == 1:
             worker.freeze()
             self.rests[worker.name].append((self._clock.now, inf))
-            for link in self._links_of(worker.index):
+            for link in self.links_of(worker.index):
                 self._silence(link)
         self.after(fault.for_s, lambda: self._thaw(worker))
 
@@ -121,7 +125,7 @@ class Faults:
         if self._freezes.pop(worker.index, 0):
             begun_s, _ = self.rests[worker.name].pop()
             self.rests[worker.name].append((begun_s, self._clock.now))
-            for link in self._links_of(worker.index):
+            for link in self.links_of(worker.index):
                 self._break_silence(link)
             worker.thaw()
 
@@ -163,7 +167,7 @@ class Faults:
         begins_s = sorted(draws.between(0.0, half_s) for _ in clogged)
         ends_s = [draws.between(half_s, fault.for_s) for _ in clogged]
         for worker, begin_s, end_s in zip(clogged, begins_s, ends_s):
-            directions = [way for link in self._links_of(worker) for way in (link, _reversed(link))]
+            directions = [way for link in self.links_of(worker) for way in (link, _reversed(link))]
             self.after(begin_s, partial(self._cut_for, directions, end_s - begin_s))
 
     def _cut_for(self, directions: Sequence[Link], seconds: float) -> None:
@@ -227,7 +231,7 @@ class Faults:
 
     def _is_lost(self, direction: Link) -> bool:
         shares = self._losses.get(direction, ())
-        return self._cuts[direction] > 0 or any(self._draws.uniform() < one for one in shares)
+        return self._cuts[direction] > 0 or any(self.draws.uniform() < one for one in shares)
 
     # --- connections ---
 
@@ -249,18 +253,18 @@ class Faults:
 
     def _detect(self, link: Link, number: int) -> None:
         if self._silences[link] and self._silence_numbers[link] == number:
-            self._drop(link)
+            self.drop(link)
 
-    def _drop(self, link: Link) -> None:
+    def drop(self, link: Link) -> None:
         """The connections over this link, one for each end that pulls, are lost."""
         workers, pause_s = self.twin.workers, self.twin.timings[0].reconnect_s
         for puller, server in self._directions(link):
             if not self.twin.fabric.is_down(puller, server):
                 self.downs[puller, server].append(self._clock.now)
             self.twin.fabric.disconnect(workers[puller], workers[server])
-            self._retry((puller, server), pause_s)
+            self.retry((puller, server), pause_s)
 
-    def _retry(self, direction: Link, pause_s: float) -> None:
+    def retry(self, direction: Link, pause_s: float) -> None:
         """Connect after that long, or a longer pause later."""
         if direction in self._retries:
             self._retries[direction].cancel()
@@ -276,7 +280,7 @@ class Faults:
             self.ups[direction].append(self._clock.now)
         else:
             longer_s = 2 * pause_s or self.twin.timings[0].reconnect_s
-            self._retry(direction, min(LONGEST_PAUSE_S, longer_s))
+            self.retry(direction, min(LONGEST_PAUSE_S, longer_s))
 
     # --- helpers ---
 
@@ -284,7 +288,8 @@ class Faults:
         """Call so much later."""
         self._clock.at(self._clock.now + seconds, call)
 
-    def _links_of(self, worker: int) -> list[Link]:
+    def links_of(self, worker: int) -> list[Link]:
+        """Those of a worker, lower id first."""
         return [link for link in self._links if worker in link]
 
     def _directions(self, link: Link) -> list[Link]:
@@ -294,7 +299,7 @@ class Faults:
 
     def _links_befallen(self, fault: Fault) -> list[Link]:
         if fault.worker is not None:
-            return self._links_of(fault.worker)
+            return self.links_of(fault.worker)
         if fault.link is not None:
             return [_sorted(fault.link)]
         group_of = {one: number for number, group in enumerate(fault.groups) for one in group}
@@ -327,6 +332,8 @@ _BEGIN: dict[str, Callable[[Faults, Fault], None]] = {
     "duplicate": Faults._disturb,
     "late": Faults._disturb,
     "swizzle": Faults._swizzle,
+    "join": join,
+    "leave": leave,
     "disk": fail_disk,
     "torn": tear,
     "clock": jump_clock,

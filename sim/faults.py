@@ -63,6 +63,8 @@ KINDS = {
     "disk": Kind(("worker",)),
     "torn": Kind(("worker",), lasts=False),
     "clock": Kind(("worker",), lasts=False, jumps=True),
+    "join": Kind(("worker",), lasts=False),
+    "leave": Kind(("worker",), lasts=False),
 }
 
 

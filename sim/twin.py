@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpls.config import ClusterConfig
 from mpls.core.spec import WorkerSpec
@@ -59,7 +59,10 @@ class Twin:
         self.clock = Clock()
         self.config = config
         self._learning = learning
-        self._training = len(config.workers)
+        self._keeping = False
+        self.absent = {worker.id for worker in config.workers if worker.left}
+        """Those who have not joined yet, or have left."""
+        self._training = len(config.present)
         self.network = network(self.clock)
         timings = [timing] * len(config.workers) if isinstance(timing, Timing) else list(timing)
         self.timings = timings
@@ -69,13 +72,16 @@ class Twin:
             recorder.of(worker.name) if recorder is not None else None for worker in config.workers
         ]
         self.workers = [self._worker(worker.id, None) for worker in config.workers]
+        for index in self.absent:
+            self.workers[index].crash()
         self.fabric.join(self.workers)
 
     def run(self) -> Ended:
         """Until every worker that is alive has done its rounds."""
         with rare_collections():
             for worker in self.workers:
-                worker.start()
+                if worker.alive:
+                    worker.start()
             self.clock.run(self._is_over)
         ended_s = self.clock.now
         for worker in self.workers:
@@ -111,15 +117,51 @@ class Twin:
         worker.start()
         return worker
 
+    def begin_without(self, indices: Iterable[int]) -> None:
+        """Before it runs: these workers will join later. Until then nobody knows of them."""
+        self.absent |= set(indices)
+        for worker in self.workers:
+            anew = self.workers[worker.index] = self._worker(worker.index, None)
+            self.fabric.replace(anew)
+            if anew.index in self.absent:
+                anew.crash()
+
+    def join(self, index: int) -> VirtualWorker:
+        """It begins anew; the others do not know of it before they are told."""
+        self.absent.discard(index)
+        worker = self.workers[index] = self._worker(index, None)
+        if self._keeping:
+            worker.keep_checkpoints(self.config.checkpoint.every_rounds)
+        self.fabric.replace(worker)
+        worker.start()
+        return worker
+
+    def leave(self, index: int) -> None:
+        """It drains, and is gone for good."""
+        worker = self.workers[index]
+        self.absent.add(index)
+        worker.drain()
+        self.crash(index, comes_back=False)
+
+    def tell(self, index: int) -> None:
+        """It reads the cluster file anew for who its peers are."""
+        self.workers[index].change_peers(self.peers_of(index))
+
+    def peers_of(self, index: int) -> tuple[str, ...]:
+        """The names of those present that it talks to. Links stay as they were drawn for all."""
+        peers = (peer for peer in self.config.peers_of(index) if peer not in self.absent)
+        return tuple(self.config.workers[peer].name for peer in peers)
+
     def keep_checkpoints(self) -> None:
         """As live workers do; for simulations in which somebody is restarted."""
+        self._keeping = True
         for worker in self.workers:
             worker.keep_checkpoints(self.config.checkpoint.every_rounds)
 
     def _worker(self, index: int, past: Past | None) -> VirtualWorker:
         return VirtualWorker(
             index,
-            spec_of(self.config, index, self._learning),
+            replace(spec_of(self.config, index, self._learning), peers=self.peers_of(index)),
             self.clock,
             self.fabric,
             self._learning,

@@ -31,12 +31,18 @@ OUT = ("incompatible", "quarantined")
 
 
 def pull(
-    worker: Beliefs, peer: Peer, layers: tuple[str, ...], budget_s: float, spare: bool = False
+    worker: Beliefs,
+    peer: Peer,
+    layers: tuple[str, ...],
+    budget_s: float,
+    spare: bool = False,
+    patient: bool = True,
 ) -> Story:
     """Ask until all came, `budget_s` is over or retries ran out; returns the Receipt.
 
     What arrived whole is kept; a further attempt asks only for the missing rest, and resumes in
-    the middle of a layer. With `spare` another peer will be asked for what this one spoils."""
+    the middle of a layer. With `spare` another peer will be asked for what this one spoils; unless
+    `patient`, one that is busy is not waited for."""
     receipt = Receipt(peer.name, layers, worker.layer_bytes)
     left_s, retries, failures = budget_s, worker.spec.pull.retries, 0
     while receipt.missing() and retries >= 0 and not (peer.removed or peer.standing in OUT):
@@ -63,6 +69,8 @@ def pull(
             yield Note("attempt", receipt.attempt_record(ask, outcome, moved_bytes))
         yield from _learn(worker, peer, outcome)
         if outcome.reason in FINAL_REASONS or (spare and outcome.refused):
+            break
+        if outcome.reason == "busy" and not patient:
             break
         anew = not outcome.reason or (outcome.reason == "gone" and ask.version > 0)
         failures = 0 if anew else 1 if moved_bytes else failures + 1

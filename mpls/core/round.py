@@ -26,7 +26,9 @@ from mpls.core.watch import standing_note, strike, watch
 
 BOOTSTRAP_LOOK_S = 0.25
 BOOTSTRAP_LOOKS = 20
-"""A newcomer waits so often that long for peers that it cannot reach yet."""
+"""A newcomer looks so often whether all of its peers are ready,"""
+BOOTSTRAP_LOOKS_ALONE = 120
+"""... and so often while none is: they may not have been told of it yet."""
 
 
 class Rounds(Beliefs):
@@ -77,9 +79,11 @@ class Rounds(Beliefs):
 
 def bootstrap(worker: Rounds) -> Story:
     """What a newcomer begins with: every layer of every peer, once. It waits a while for those that
-    cannot be reached yet; where nobody has any weights, it begins with its own."""
-    for _ in range(BOOTSTRAP_LOOKS):
-        if all(peer.standing not in ("unknown", "away") for peer in worker.peers.values()):
+    cannot be reached yet, and not for those that are busy, which only just begin themselves; where
+    nobody has any weights, it begins with its own."""
+    for look in range(BOOTSTRAP_LOOKS_ALONE):
+        ready = len(worker.ready())
+        if ready == len(worker.peers) or (ready and look >= BOOTSTRAP_LOOKS):
             break
         if (yield Sleep(BOOTSTRAP_LOOK_S)):
             break
@@ -99,7 +103,7 @@ def aggregation_round(
     budgets_s = [worker.pull_budget_s(peer, layers) for peer, layers in wanted.items()]
     spare = len(view.peers) > 1
     pulls = [
-        pull(worker, peer, layers, budget_s, spare)
+        pull(worker, peer, layers, budget_s, spare, patient=number > 0)
         for (peer, layers), budget_s in zip(wanted.items(), budgets_s)
     ]
     receipts: list[Receipt] = yield Gather(pulls, timeout_s=worker.spec.pull.round_s)

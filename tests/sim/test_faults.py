@@ -22,11 +22,18 @@ class Disturbed:
     """Two workers that pull all of each other's layers, and what became of them."""
 
     def __init__(
-        self, *faults: Fault, rounds: int = 6, workers: int = 2, every_rounds: int = 1
+        self,
+        *faults: Fault,
+        rounds: int = 6,
+        workers: int = 2,
+        every_rounds: int = 1,
+        overrides: dict[str, dict[str, object]] | None = None,
     ) -> None:
         self.faults = Faults(faults, seed=1)
         config = cluster(workers, "appg", rounds, topology="full")
-        config = changed(config, {"checkpoint": {"every_rounds": every_rounds}})
+        config = changed(
+            config, {"checkpoint": {"every_rounds": every_rounds}, **(overrides or {})}
+        )
         self.run = simulate(
             config,
             net="links",
@@ -283,6 +290,40 @@ def test_a_swizzle_cuts_workers_off_one_by_one_and_lets_them_back_in_another_ord
     assert sorted(last_back_s, key=last_back_s.get) != [2, 0, 1]
     assert seen.run.ended.rounds == (12,) * 4
     assert seen.faults.befell["swizzle"] == 1
+
+
+def test_a_worker_that_joins_is_used_once_the_others_are_told_and_not_asked_before():
+    seen = Disturbed(Fault(5.0, "join", worker=2), workers=3, rounds=8)
+    assert seen.run.ended.rounds == (8, 8, 8)
+    (told,) = [one["t"] for one in seen.of("event") if one["event"]["is"] == "PeersChanged"]
+    assert 5.0 <= told <= 6.0
+    asked = [one["t"] for one in seen.of("send") if one["command"]["peer"] == "w2"]
+    assert min(asked) == told
+    assert any(it["peer"] == "w2" and it["outcome"] == "applied" for it in seen.of("pull"))
+    assert seen.of("header", "w2")[0]["t"] == 5.0
+    for worker in ("w0", "w1", "w2"):
+        assert replay(seen.run.recorder.records[worker]) is None
+
+
+def test_a_worker_that_leaves_drains_and_is_asked_nothing_once_the_others_are_told():
+    seen = Disturbed(Fault(5.0, "leave", worker=2), workers=3, rounds=8)
+    assert seen.run.ended.rounds == (8, 8, 2)
+    assert seen.of("state", "w2")[-1]["state"] == "stopped"
+    (told,) = [one["t"] for one in seen.of("event") if one["event"]["is"] == "PeersChanged"]
+    asked = [one["t"] for one in seen.of("send") if one["command"]["peer"] == "w2"]
+    assert max(asked) <= told
+    assert ("w2", "removed") in [(it["peer"], it["standing"]) for it in seen.of("peer")]
+    assert replay(seen.run.recorder.records["w0"]) is None
+
+
+def test_a_newcomer_that_bootstraps_begins_with_its_peers_mean_in_the_twin_too():
+    overrides = {"training": {"bootstrap": "peers"}}
+    seen = Disturbed(Fault(9.0, "join", worker=2), workers=3, rounds=8, overrides=overrides)
+    first, second, *_ = seen.of("mix", "w2")
+    assert (first["round"], first["copies"]) == (0, 4)
+    assert second["round"] == 1
+    assert seen.of("snapshot", "w2")[0]["t"] >= first["t"]
+    assert seen.of("mix")[0]["copies"] == 0  # of the first two nobody had weights to begin with
 
 
 def test_faults_that_overlap_end_when_the_last_of_them_ends():

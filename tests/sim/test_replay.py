@@ -59,7 +59,7 @@ def test_the_hash_of_a_replay_is_the_same_on_every_machine_and_python() -> None:
     assert simulate(replayed(LIVE, net="trace", full_trace=True))["trace_sha256"] == GOLDEN
 
 
-GOLDEN = "49920f2b2b70ab29451c8c958e2d31d9d08bc772654f6ebc1eea28a747485bcb"
+GOLDEN = "580c7b43e43bd3dc9fdfde313ab6642202478c4eedb7e8b7b962686d3e06722e"
 
 
 # --- a simulated run, simulated again -----------------------------------------------------------

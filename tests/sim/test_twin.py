@@ -45,7 +45,7 @@ def test_row_63_the_hash_is_the_same_on_every_machine_and_python():
     assert run.recorder.sha256() == GOLDEN
 
 
-GOLDEN = "8745e16fe80e285cbc6310ee7cfa56d0c7645eefe3119bdbbf7b69194611ce04"
+GOLDEN = "9a15c20cceff1d3dd20ab69f261e09b0a0bbfdfc58ffec4ea0f3977cd9b66d3b"
 
 
 def test_with_one_layer_the_simulated_time_is_that_of_eq_7_to_the_last_digit():

@@ -114,7 +114,7 @@ def test_a_worker_that_cannot_be_built_says_so_in_its_trace(tmp_path, nobody):
     assert "nowhere" in reason
 
 
-def test_an_address_in_use_is_bad_input_before_anything_is_built(tmp_path, nobody):
+def test_row_25_an_address_in_use_is_bad_input_before_anything_is_built(tmp_path, nobody):
     with pytest.raises(BadInput, match=f"worker w0: cannot listen on {nobody[0]}: .*in use"):
         run_worker(alone(nobody), 0, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -70,8 +70,12 @@ def test_row_21_what_waits_is_bounded_and_what_is_lost_is_said(tmp_path, monkeyp
         journal._file.close()
         journal._file = full
         with pytest.raises(OSError, match="No space left"):
-            for number in range(1000):
-                journal.note("test", 0.0, number=number)
+            write_for_ever(journal)
         waiting = len(journal._waiting)
     assert 1000 < waiting < 1100
     assert f"the last {waiting} bytes are lost of trace: " in caplog.text
+
+
+def write_for_ever(journal: Journal) -> None:
+    while True:
+        journal.note("test", 0.0)

@@ -27,6 +27,11 @@ def files_allowed(more: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def take_all(taken: list[int]) -> None:
+    while True:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+
+
 def test_row_27_hardly_any_descriptor_is_said_once_a_minute_and_when_it_is_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -35,10 +40,9 @@ def test_row_27_hardly_any_descriptor_is_said_once_a_minute_and_when_it_is_over(
         shortages = Shortages(journal)
         assert shortages.look(0.0) == []
         with files_allowed(2):
-            taken = []
+            taken: list[int] = []
             with pytest.raises(OSError, match="Too many open files"):
-                while True:
-                    taken.append(os.open("/dev/null", os.O_RDONLY))
+                take_all(taken)
             said = [shortages.look(float(second)) for second in range(int(LINE_EVERY_S) + 1)]
             for descriptor in taken:
                 os.close(descriptor)

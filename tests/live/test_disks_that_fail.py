@@ -162,7 +162,8 @@ def test_row_21_where_the_trace_is_on_the_full_disk_too_no_line_of_it_is_lost(
         assert full
         first = worker.health()["round"]
         time.sleep(3.0)
-        measured("all on a full disk: rounds in 3 s", worker.health()["round"] - first, least=3)
+        rounds = worker.health()["round"] - first
+        measured("all on a full disk: rounds in 3 s", rounds, least=3, unit="")
         filler.unlink()
         until(lambda: not worker.health()["troubles"][:-1], "no trouble but its peer", 20.0)
         assert worker.life.end() == 0, worker.life.output()
@@ -187,7 +188,7 @@ def test_row_22_a_checkpoint_that_a_disk_spoilt_is_set_aside_and_the_one_before_
     spoilt.write_bytes(kept)
     (tmp_path / "again").mkdir()
     with Alone(tmp_path / "again", disk) as again:
-        assert f"{spoilt}: damaged" in again.life.output()
+        assert f"kept as {spoilt.name}.refused" in again.life.output()
         assert "going on after round" in again.life.output()
         assert str(before) in again.life.output()
         assert again.life.end() == 0

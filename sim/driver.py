@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from mpls.core.conductor import NEVER_S, Conductor
 from mpls.core.messages import (
@@ -24,7 +24,6 @@ from mpls.core.messages import (
     RecordNote,
     RoundDue,
     SendRequest,
-    Source,
     Ticked,
     UpdateTaken,
 )
@@ -33,6 +32,7 @@ from mpls.core.round import Rounds
 from mpls.core.serving import Condition, Serving
 from mpls.core.spec import WorkerSpec
 from mpls.core.trace import Record, command_kind, command_record, event_record, header
+from sim.carrier import Carrier
 from sim.clock import Clock, HostClocks, Timer
 from sim.learning import Copy, Learning
 from sim.record import WorkerRecorder
@@ -45,25 +45,6 @@ def _nothing(_: str) -> bool:
     return False
 
 
-class Fabric(Protocol):
-    """Carries what workers say to each other."""
-
-    def send(self, worker: VirtualWorker, command: SendRequest) -> list[Event]:
-        """Send a request; a RequestFailed comes back if that is impossible now."""
-
-    def cancel(self, worker: VirtualWorker, command: CancelRequest) -> None:
-        """Stop a request."""
-
-    def copy(self, worker: VirtualWorker, source: Source) -> Any:
-        """The snapshot that a layer which was reported as received came from."""
-
-    def forget(self, worker: VirtualWorker) -> None:
-        """Drop every layer that was received and not asked for."""
-
-    def settle(self, worker: VirtualWorker) -> None:
-        """Report how far the worker's pulls have come."""
-
-
 class VirtualWorker:
     """Worker `index` of a simulation."""
 
@@ -72,7 +53,7 @@ class VirtualWorker:
         index: int,
         spec: WorkerSpec,
         clock: Clock,
-        fabric: Fabric,
+        fabric: Carrier,
         learning: Learning,
         timing: Timing,
         records: WorkerRecorder | None,

@@ -94,7 +94,7 @@ class Fabric:
     # --- what the driver asks for ---
 
     def send(self, worker: VirtualWorker, command: SendRequest) -> list[Event]:
-        """See `sim.driver.Fabric`."""
+        """See `sim.carrier.Carrier`."""
         server, message = self._workers[command.peer], command.message
         if (worker.index, server.index) in self._down:
             return [RequestFailed(message.id, "unreachable")]
@@ -107,24 +107,24 @@ class Fabric:
         return []
 
     def cancel(self, worker: VirtualWorker, command: CancelRequest) -> None:
-        """See `sim.driver.Fabric`."""
+        """See `sim.carrier.Carrier`."""
         self._count(worker, self._workers[command.peer], protocol.Cancel(command.request_id))
         pulling = self._waiting[worker.index].pop(command.request_id, None)
         if pulling is not None:
             self._stop(pulling)
 
     def copy(self, worker: VirtualWorker, source: Source) -> Any:
-        """See `sim.driver.Fabric`."""
+        """See `sim.carrier.Carrier`."""
         snapshot = self._received[worker.index].pop((source.request_id, source.layer))
         assert snapshot.version == source.version, f"{source} is of version {snapshot.version}"
         return snapshot
 
     def forget(self, worker: VirtualWorker) -> None:
-        """See `sim.driver.Fabric`."""
+        """See `sim.carrier.Carrier`."""
         self._received[worker.index].clear()
 
     def settle(self, worker: VirtualWorker) -> None:
-        """See `sim.driver.Fabric`."""
+        """See `sim.carrier.Carrier`."""
         waiting = self._waiting[worker.index]
         for pulling in list(waiting.values()) if waiting else ():
             self._report(pulling)

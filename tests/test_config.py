@@ -220,7 +220,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_make_loading_fail_in_any_other_way(content: bytes) -> None:
+def test_row_58_no_bytes_make_loading_fail_in_any_other_way(content: bytes) -> None:
     with pytest.raises(BadInput, match=r"^c\.toml: "):
         loads(content.decode("utf-8", "replace"), "c.toml")
 
@@ -247,7 +247,7 @@ def test_no_value_makes_validation_fail_in_any_other_way(table: str, key: str, j
 
 
 @given(st.sampled_from(KEYS), JUNK)
-def test_any_value_of_a_key_is_refused_with_one_line_or_reads_back(
+def test_row_58_any_value_of_a_key_is_refused_with_one_line_or_reads_back(
     place: tuple[str, str], junk: Any
 ) -> None:
     table, key = place

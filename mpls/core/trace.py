@@ -57,8 +57,13 @@ class TraceWriter:
         self._stream = stream
 
     def write(self, record: Record) -> None:
-        """One line; numbers that JSON does not know (NaN, infinities) are refused."""
-        self._stream.write(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
+        """One line of it."""
+        self._stream.write(line_of(record))
+
+
+def line_of(record: Record) -> str:
+    """As a trace has it; numbers that JSON does not know (NaN, infinities) are refused."""
+    return json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def header(

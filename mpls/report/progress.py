@@ -79,6 +79,12 @@ class WorkerProgress:
     first_step_s: float | None = None
     """When the first local pass ended, on the worker's clock."""
     peak_bytes: int = 0
+    unsaved: str = ""
+    """Why the latest checkpoint could not be written."""
+    quarantines: dict[str, int] = field(default_factory=dict)
+    """How often each peer was quarantined, if it was."""
+    _quarantined: dict[str, set[float]] = field(default_factory=dict)
+    """Peer -> ends of its quarantines."""
     _before: tuple[int, int] = (0, 0)
     """Bytes in and out of the lives before."""
     _rated: tuple[float, int, int] = (0.0, 0, 0)
@@ -146,6 +152,15 @@ class WorkerProgress:
             self._rated = (record["t"], self.bytes_in, self.bytes_out)
         self.peak_bytes = record["peak_bytes"]
 
+    def _checkpoint(self, record: Record) -> None:
+        self.unsaved = record.get("failed", "")
+
+    def _peer(self, record: Record) -> None:
+        until = self._quarantined.setdefault(record["peer"], set())
+        if record["standing"] == "quarantined":  # told of again every minute, with the same end
+            until.add(record["until_s"])
+            self.quarantines[record["peer"]] = len(until)
+
 
 _FOLDS: dict[str, Any] = {
     "header": WorkerProgress._header,
@@ -156,4 +171,6 @@ _FOLDS: dict[str, Any] = {
     "pull": WorkerProgress._pull,
     "eval": WorkerProgress._eval,
     "traffic": WorkerProgress._traffic,
+    "checkpoint": WorkerProgress._checkpoint,
+    "peer": WorkerProgress._peer,
 }

@@ -22,8 +22,6 @@ class Standing:
 
     progress: WorkerProgress
     checkpoint_round: int | None = None
-    unsaved: str = ""
-    """Why the latest checkpoint could not be written."""
     peers: dict[str, str] = field(default_factory=dict)
     silent_s: float = 0.0
     """Since its trace last grew."""
@@ -31,14 +29,17 @@ class Standing:
     def take(self, record: Record) -> None:
         """Fold in one record."""
         self.progress.take(record)
-        if record["kind"] == "checkpoint":
-            self.unsaved = record.get("failed", "")
-            if not self.unsaved:
-                self.checkpoint_round = record["round"]
+        if record["kind"] == "checkpoint" and not self.unsaved:
+            self.checkpoint_round = record["round"]
         elif record["kind"] == "peer":
             self.peers[record["peer"]] = record["standing"]
         elif record["kind"] == "header":
             self.peers.clear()
+
+    @property
+    def unsaved(self) -> str:
+        """Why the latest checkpoint could not be written; empty if it could."""
+        return self.progress.unsaved
 
     @property
     def is_well(self) -> bool:

@@ -63,6 +63,8 @@ def _worker(number: int, worker: WorkerProgress, code: int) -> dict[str, Any]:
         "pulls_failed": worker.pulls_failed,
         "pulls_cancelled": worker.pulls_cancelled,
         "peak_bytes": worker.peak_bytes,
+        "quarantines": worker.quarantines,
+        "unsaved": worker.unsaved,
         "state": worker.state,
         "reason": worker.reason,
         "exit": code,

@@ -27,7 +27,9 @@ _FAILURES = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-_WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _FAILURES
+_ATTEMPTS = zmq.EVENT_CONNECT_DELAYED | zmq.EVENT_CONNECT_RETRIED
+"""Somebody is being connected to; that did not succeed, and will be tried again by libzmq."""
+_WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _FAILURES | _ATTEMPTS
 
 
 class Connection:
@@ -51,6 +53,8 @@ class Connection:
         self._keychain = keychain
         self._pause_s = FIRST_PAUSE_S
         self._line_due_s = -inf
+        self._found = False
+        """Whether the latest attempt got so far as to have somebody to connect to."""
         self._connect()
 
     def look(self) -> bool:
@@ -58,6 +62,9 @@ class Connection:
         lost = False
         while self.monitor.poll(0):
             event = recv_monitor_message(self.monitor)["event"]
+            if event & _ATTEMPTS:
+                self._note_attempt(event)
+                continue
             self.is_up = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             lost = lost or not self.is_up
             if self.is_up:
@@ -103,12 +110,21 @@ class Connection:
 
     def _fail(self, event: int) -> None:
         self._disconnect()
-        now = monotonic()
-        self.due_s = now + self._pause_s
+        self.due_s = monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._tell(self._why(event == zmq.EVENT_HANDSHAKE_FAILED_AUTH))
+
+    def _note_attempt(self, event: int) -> None:
+        """An attempt that ends before there was anybody to connect to had no address to go to:
+        what has one is at least delayed."""
+        if event == zmq.EVENT_CONNECT_RETRIED and not self._found:
+            self._tell("its host cannot be found; trying again, after pauses of up to 5 s")
+        self._found = event == zmq.EVENT_CONNECT_DELAYED
+
+    def _tell(self, why: str) -> None:
+        now = monotonic()
         if now >= self._line_due_s:
             self._line_due_s = now + LINE_EVERY_S
-            why = self._why(event == zmq.EVENT_HANDSHAKE_FAILED_AUTH)
             log.warning("no connection to %s at %s: %s", self._peer, self._address, why)
 
     def _why(self, refused: bool) -> str:

@@ -62,6 +62,10 @@ class Health:
         self._peers = peers
         self._keeper = keeper
         self._clock = clock
+        self.failure = ""
+        """Why the worker is about to end, if it is."""
+        self.shortages: list[str] = []
+        """What the worker has hardly any of."""
 
     def stuck(self) -> str:
         """Which thread got nowhere for how long; empty while all do."""
@@ -76,7 +80,7 @@ class Health:
     def report(self) -> dict[str, Any]:
         """As JSON knows it. `healthy` is false when somebody should start the worker again;
         `troubles` names all that is not as it should be."""
-        condition, stuck = self._condition(), self.stuck()
+        condition, wrong = self._condition(), self.failure or self.stuck()
         peers = {peer.name: peer.standing for peer in self._peers()}
         out = [
             f"peer {name}: {standing}" for name, standing in peers.items() if standing != "ready"
@@ -84,8 +88,8 @@ class Health:
         unsaved = [f"checkpoint: {self._keeper.trouble}"] if self._keeper.trouble else []
         return {
             "worker": self._name,
-            "healthy": not stuck,
-            "state": condition.state,
+            "healthy": not wrong,
+            "state": "failed" if self.failure else condition.state,
             "round": condition.round,
             "rounds": self._rounds,
             "step_s": condition.step_s,
@@ -93,5 +97,5 @@ class Health:
             "peers": peers,
             "ages_s": {thread: round(age, 3) for thread, age in self._pulse.ages_s().items()},
             "up_s": round(self._clock.now(), 3),
-            "troubles": [*([stuck] if stuck else []), *unsaved, *out],
+            "troubles": [*([wrong] if wrong else []), *unsaved, *self.shortages, *out],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -10,7 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mpls.core.trace import Record, TraceWriter
+from mpls.core.trace import Record, line_of
+
+log = logging.getLogger("mpls")
+WAITING_LIMIT_BYTES = 64_000_000
+"""Of lines that cannot be written now: hours of a usual trace."""
 
 
 class Clock:
@@ -26,20 +31,36 @@ class Clock:
 
 class Journal:
     """Appends records to the trace from any thread; each line is in the file when `write` returns,
-    so that whoever follows the file sees it and a crash loses nothing. The trace of a life before
-    this one is kept under another name."""
+    so that whoever follows the file sees it and a crash loses nothing. Where the disk is full,
+    lines wait in memory until it has room. The trace of a life before this one is kept under
+    another name."""
 
     def __init__(self, path: Path) -> None:
         if path.exists():
             path.rename(_of_an_earlier_life(path))
-        self._file = path.open("w", encoding="utf-8", buffering=1)
-        self._writer = TraceWriter(self._file)
+        self._file = path.open("wb", buffering=0)
         self._lock = threading.Lock()
+        self._path = path
+        self._waiting = bytearray()
+        self.trouble = ""
+        """Why lines wait; empty if none does."""
 
     def write(self, record: Record) -> None:
-        """Keep one record."""
+        """Keep one record. Raises OSError if too many wait already."""
         with self._lock:
-            self._writer.write(record)
+            self._waiting += line_of(record).encode()
+            self._put()
+
+    def _put(self) -> None:
+        """Write what can be written."""
+        try:
+            while self._waiting:
+                del self._waiting[: self._file.write(self._waiting)]
+            self.trouble = ""
+        except OSError as error:
+            if len(self._waiting) > WAITING_LIMIT_BYTES:
+                raise
+            self.trouble = f"trace: {self._path}: {error.strerror or error}"
 
     def note(self, kind: str, now: float, **fields: Any) -> None:
         """A record of the driver's own."""
@@ -54,6 +75,8 @@ class Journal:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
+        if self._waiting:
+            log.error("the last %d bytes are lost of %s", len(self._waiting), self.trouble)
         self._file.close()
 
 

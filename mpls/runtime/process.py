@@ -9,7 +9,6 @@ import faulthandler
 import logging
 import multiprocessing
 import os
-import resource
 import signal
 import socket
 import sys
@@ -21,14 +20,12 @@ from mpls.config import ClusterConfig, load
 from mpls.errors import INTERRUPTED, MplsError
 from mpls.runtime.allocator import keep_freed_memory
 from mpls.runtime.keys import KeyFiles
+from mpls.runtime.shortages import raise_limit
 from mpls.runtime.sockets import listener_at
 
 if TYPE_CHECKING:
     from mpls.runtime.outfit import Adapter
     from mpls.runtime.worker import Worker
-
-OPEN_FILES = 4096
-"""A worker may open so many files, or as many as the system lets it: each connection is one."""
 
 
 def child_process(
@@ -79,7 +76,7 @@ def run_worker(
         format=f"%(asctime)s %(levelname)s {me.name} %(message)s",
         handlers=handlers,
     )
-    _raise_file_limit()
+    raise_limit()
     keep_freed_memory()
     for warning in config.warnings:
         logging.getLogger("mpls").warning("%s", warning)
@@ -118,10 +115,3 @@ def _drain_on_signals(worker: Worker) -> list[int]:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, hear)
     return heard
-
-
-def _raise_file_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
-        wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))

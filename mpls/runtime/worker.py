@@ -19,12 +19,12 @@ from safetensors.numpy import save_file
 from mpls.config import ClusterConfig
 from mpls.core.serving import Condition
 from mpls.errors import MplsError
-from mpls.model.training import Diverged
 from mpls.runtime.assembly import Parts, Place
 from mpls.runtime.endpoint import Endpoint
 from mpls.runtime.journal import Clock, Journal
 from mpls.runtime.membership import has_left, news, read_anew
-from mpls.runtime.threads import Thread
+from mpls.runtime.shortages import Shortages
+from mpls.runtime.threads import Thread, named
 from mpls.runtime.trainer import Stopped
 
 __all__ = ["DRAIN_S", "Place", "Worker"]
@@ -81,7 +81,7 @@ class Worker:
                 )
                 self._live(closing)
             except Exception as error:
-                self._enter("failed", reason=f"{type(error).__name__}: {error}")
+                self._enter("failed", reason=named(error))
                 raise
             self._enter("failed" if self._failure else "stopped", reason=self._failure)
         return 1 if self._failure else 0
@@ -137,6 +137,7 @@ class Worker:
 
     def _supervise(self, done: Callable[[], bool]) -> None:
         """Wait for that, or for a reason to end; meanwhile tell the trace once a second."""
+        shortages = Shortages(self._journal)
         while not done() and not self._is_over():
             with suppress(Empty):
                 self._wake.get(timeout=TRAFFIC_S)
@@ -145,6 +146,7 @@ class Worker:
                 self._reload()
             self._note_traffic()
             self._look_who_is_stuck()
+            self._parts.health.shortages = shortages.look(self._clock.now())
             if self._place.parent is not None and not self._place.parent.is_alive():
                 log.warning("the process that started this worker is gone; draining")
                 self._stop_asked = True
@@ -173,7 +175,8 @@ class Worker:
         before_s, self._looked_s = self._looked_s, self._clock.now()
         if self._looked_s - before_s > LATE_S:
             self._parts.pulse.forgive()
-        self._failure = self._failure or self._parts.health.stuck()
+        health = self._parts.health
+        self._failure = health.failure = self._failure or health.stuck()
 
     def _is_over(self) -> bool:
         return self._stop_asked or bool(self._failure)
@@ -262,7 +265,7 @@ class Worker:
 
     def _fail(self, thread: str, error: BaseException) -> None:
         """The first thread that fails names the reason; the others are told to end."""
-        reason = str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
-        self._failure = self._failure or f"{thread}: {reason}"
+        self._failure = self._failure or f"{thread}: {named(error)}"
+        self._parts.health.failure = self._failure
         log.error("the %s thread failed", thread, exc_info=error)
         self._wake.put(None)

@@ -17,7 +17,7 @@ from tests.adapters.fuzz import REQUESTS, fuzz, mutated, random_message
 from tests.adapters.rig import serving_grpc
 
 
-def test_thousands_of_mutated_messages_end_nothing() -> None:
+def test_row_56_and_57_thousands_of_mutated_messages_end_nothing() -> None:
     ends = fuzz(8_000, seed=2)
     assert ends["answered"] > 500
     assert ends["INVALID_ARGUMENT"] > 500
@@ -28,11 +28,11 @@ def test_thousands_of_mutated_messages_end_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_million_mutated_messages_end_nothing() -> None:
+def test_row_56_and_57_a_million_mutated_messages_end_nothing() -> None:
     assert fuzz(1_000_000, seed=1).total() == 1_000_000
 
 
-def test_through_real_sockets_every_request_ends_with_a_status() -> None:
+def test_row_57_through_real_sockets_every_request_ends_with_a_status() -> None:
     chance = random.Random(3)
     with serving_grpc() as (server, port), Target(f"127.0.0.1:{port}", 1) as target:
         for _ in range(300):

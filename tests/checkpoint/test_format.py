@@ -77,21 +77,21 @@ def test_the_memory_of_tensors_is_not_copied() -> None:
 
 
 @given(st.integers(0, len(WHOLE) * 8 - 1))
-def test_no_flipped_bit_goes_unnoticed(bit: int) -> None:
+def test_row_22_no_flipped_bit_goes_unnoticed(bit: int) -> None:
     spoilt = bytearray(WHOLE)
     spoilt[bit // 8] ^= 1 << bit % 8
     with pytest.raises(Damaged, match=r"^x\.safetensors: "):
         decode(bytes(spoilt), "x.safetensors")
 
 
-def test_no_truncated_file_is_believed() -> None:
+def test_row_22_no_truncated_file_is_believed() -> None:
     for length in range(len(WHOLE)):
         with pytest.raises(Damaged):
             decode(WHOLE[:length], "x")
 
 
 @given(st.binary(max_size=200))
-def test_other_bytes_are_refused_in_one_line(data: bytes) -> None:
+def test_row_22_other_bytes_are_refused_in_one_line(data: bytes) -> None:
     with pytest.raises(Damaged) as refusal:
         decode(data, "x")
     assert "\n" not in str(refusal.value)
@@ -103,13 +103,13 @@ def test_a_header_of_any_length_is_not_allocated(length: int) -> None:
         decode(length.to_bytes(8, "little") + b"{}", "x")
 
 
-def test_another_schema_is_named() -> None:
+def test_row_23_another_schema_is_named() -> None:
     later = with_metadata(schema="2")
     with pytest.raises(Damaged, match='schema "2"; this version reads 1'):
         decode(later, "x")
 
 
-def test_the_safetensors_of_somebody_else_are_no_checkpoint() -> None:
+def test_row_22_the_safetensors_of_somebody_else_are_no_checkpoint() -> None:
     with pytest.raises(Damaged, match="no checkpoint of a worker"):
         decode(save({"weights": np.zeros(3)}, {"format": "pt"}), "x")
 

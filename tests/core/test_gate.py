@@ -35,7 +35,7 @@ def test_peers_that_are_about_as_far_as_each_other_are_left_as_they_are(
 
 
 @given(st.lists(NEARBY, min_size=2, max_size=8), st.floats(0.1 * FAR * ABSURD, 1e300))
-def test_one_that_is_absurdly_far_never_gets_in_however_often_it_comes(
+def test_row_51_one_that_is_absurdly_far_never_gets_in_however_often_it_comes(
     distances: list[float], far: float
 ) -> None:
     gate = voted(**{f"w{number}": distance for number, distance in enumerate(distances)})
@@ -52,7 +52,7 @@ def test_an_outlier_is_never_allowed_further_than_an_honest_peer_might_be(
     assert allowed <= min(far, FAR * max(distances))
 
 
-def test_an_outlier_is_moved_to_where_the_nearer_half_is() -> None:
+def test_row_51_an_outlier_is_moved_to_where_the_nearer_half_is() -> None:
     gate = voted(w1=0.1, w2=0.2, w3=0.3)
     assert gate.allowed("w4", "fc", 0.2 * FAR * 1.01) == 0.2
     assert gate.allowed("w4", "fc", 0.2 * ABSURD * 1.01) == 0.0

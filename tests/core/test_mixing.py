@@ -44,7 +44,7 @@ def test_mixing_is_the_plain_mean_of_own_and_all_copies(models: list[Values]) ->
 
 
 @given(models(), st.sampled_from([math.nan, math.inf, -math.inf]), st.data())
-def test_a_copy_that_is_not_finite_is_refused_and_leaves_no_trace(
+def test_row_50_a_copy_that_is_not_finite_is_refused_and_leaves_no_trace(
     models: list[Values], poison: float, data: st.DataObject
 ) -> None:
     own, *copies = models

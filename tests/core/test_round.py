@@ -73,7 +73,7 @@ def test_no_copy_is_published_twice_or_without_having_been_planned(seed: int) ->
 
 
 @given(SEEDS)
-def test_only_a_layer_that_was_spoilt_is_asked_for_again_and_of_another_peer(seed: int) -> None:
+def test_row_55_only_a_spoilt_layer_is_asked_for_again_and_of_another_peer(seed: int) -> None:
     notes = [note for _, note in run(seed).notes]
     for number in range(1, ROUNDS + 1):
         planned, again = asked_in(notes, number)
@@ -170,7 +170,7 @@ def test_notes_that_nobody_keeps_are_not_made_and_change_nothing_else(seed: int)
 )
 @given(seed=SEEDS)
 @example_settings(max_examples=15)
-def test_every_strategy_survives_unreliable_peers(strategy: str, seed: int) -> None:
+def test_row_53_every_strategy_survives_unreliable_peers(strategy: str, seed: int) -> None:
     federation = run(seed, strategy)
     assert len(federation.published) == ROUNDS
     assert replay(federation.records) is None

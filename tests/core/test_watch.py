@@ -169,9 +169,7 @@ def test_a_silent_peer_is_given_up_after_the_stall_time_and_greeted_again() -> N
     assert 3.2 <= third_s - second_s <= 3.4
 
 
-def test_of_a_peer_that_stays_away_for_hours_there_is_a_line_a_minute_and_it_is_back_at_once() -> (
-    None
-):
+def test_row_16_a_peer_away_for_hours_has_a_line_a_minute_and_is_back_at_once() -> None:
     watch = Watch(unreachable)
     watch.until(2 * 3600.0)
     watch.answer = well
@@ -248,7 +246,7 @@ LIES: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("why", LIES)
-def test_a_peer_that_lies_about_itself_three_times_is_quarantined_for_ten_minutes_by_name(
+def test_row_52_a_peer_that_lies_about_itself_three_times_is_quarantined_for_ten_minutes_by_name(
     why: str,
 ) -> None:
     told = protocol.Hello if "histogram" in why else protocol.Status

@@ -17,19 +17,19 @@ MESSAGES = 1_500
 SESSIONS = 150
 
 
-def test_a_server_outlives_malformed_requests() -> None:
+def test_row_45_and_46_and_48_a_server_outlives_malformed_requests() -> None:
     assert fuzz.attack_server(MESSAGES, seed=1)
 
 
-def test_a_puller_outlives_malformed_answers() -> None:
+def test_row_49_a_puller_outlives_malformed_answers() -> None:
     assert fuzz.attack_puller(MESSAGES, seed=1)
 
 
-def test_a_port_outlives_broken_sessions() -> None:
+def test_row_44_a_port_outlives_broken_sessions() -> None:
     assert fuzz.attack_port(SESSIONS, 1, None)
 
 
-def test_a_port_with_curve_outlives_broken_sessions(tmp_path: Path) -> None:
+def test_row_44_a_port_with_curve_outlives_broken_sessions(tmp_path: Path) -> None:
     assert fuzz.attack_port(SESSIONS, 1, tmp_path)
 
 

@@ -21,7 +21,7 @@ READ_S = 0.05
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_a_message_is_refused_as_its_file_says(name: str) -> None:
+def test_row_45_and_47_a_message_is_refused_as_its_file_says(name: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         decode(MESSAGES[name])
     assert name.startswith(f"{caught.value.kind}--")
@@ -71,14 +71,14 @@ def handled(server: Server) -> int:
 
 
 @pytest.mark.parametrize("name", SESSIONS)
-def test_a_session_without_a_key_reaches_nobody_behind_curve(name: str, encrypted: Server) -> None:
+def test_row_43_and_44_a_session_without_a_key_reaches_nobody(name: str, encrypted: Server) -> None:
     before = handled(encrypted)
     assert b"pong" not in heard(encrypted, SESSIONS[name])
     assert_alive(encrypted)
     assert handled(encrypted) == before
 
 
-def test_no_session_in_plaintext_is_the_end(plain: Server) -> None:
+def test_row_44_no_session_in_plaintext_is_the_end(plain: Server) -> None:
     for written in SESSIONS.values():
         heard(plain, written)
     assert_alive(plain)

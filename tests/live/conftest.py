@@ -13,6 +13,7 @@ from tests.live import netns
 
 HERE = Path(__file__).parent
 LIMIT_S = 240
+LOUD = ("tests in network namespaces", "tests on a disk of their own", "tests in a memory cgroup")
 Measurement = tuple[str, str, str, str]
 MEASUREMENTS = pytest.StashKey[list[Measurement]]()
 
@@ -67,5 +68,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for row, what, value, promise in rows:
             terminalreporter.line(f"{row:7} {what:62} {value:>12}   {promise}")
     for report in terminalreporter.stats.get("skipped", []):
-        if "tests in network namespaces" in str(report.longrepr):
+        if any(what in str(report.longrepr) for what in LOUD):
             terminalreporter.line(f"SKIPPED {report.nodeid}: {report.longrepr[2]}", red=True)

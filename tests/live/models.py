@@ -10,6 +10,7 @@ import ctypes
 import signal
 from collections import OrderedDict
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,3 +51,25 @@ def _mlp(input_shape: tuple[int, ...], classes: int, first: int, second: int) ->
 def _hang(_: int, __: FrameType | None) -> None:
     """PyDLL, unlike CDLL, keeps Python's lock while it calls."""
     ctypes.PyDLL(None).sleep(HANG_S)
+
+
+def hoarder(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """As `small`, but SIGUSR2 makes its next step ask for memory until it is refused, or the worst
+    comes."""
+    signal.signal(signal.SIGUSR2, lambda *_: Hoarding.now.append(True))
+    model = small(input_shape, classes)
+    model.add_module("hoarding", Hoarding())
+    return model
+
+
+class Hoarding(nn.Module):
+    """Passes on what it is given."""
+
+    now: list[bool] = []  # noqa: RUF012 - one for the process: a signal handler knows no model
+
+    def forward(self, values: torch.Tensor) -> Any:
+        """Every page is written to, and so is there."""
+        held = []
+        while self.now:
+            held.append(b"x" * 2**26)
+        return values

@@ -43,7 +43,7 @@ def weights(life: int, version: int) -> np.ndarray:
     return MODEL.weights(seed=1_000_000 * life + version)
 
 
-def test_of_a_thousand_cut_pulls_no_byte_is_mixed_or_torn(measured):
+def test_row_01_and_06_of_a_thousand_cut_pulls_no_byte_is_mixed_or_torn(measured):
     spec = MODEL.spec("w0", *(f"p{number}" for number in range(PULLERS)))
     stores = [MODEL.store(weights(life, 1)) for life in range(LIVES)]
     with ExitStack() as running:

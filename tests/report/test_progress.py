@@ -221,3 +221,21 @@ def test_a_line_that_is_no_record_names_the_file(tmp_path):
     write(tmp_path / "trace", "nonsense\n")
     with pytest.raises(BadInput, match=r"trace: not a trace record"):
         list(TraceFollower(tmp_path / "trace").new_records())
+
+
+def test_a_quarantine_that_is_told_of_again_every_minute_counts_once():
+    def told(t: float, standing: str, **until: float) -> Record:
+        return record("peer", t, peer="w1", standing=standing, why="", **until)
+
+    out = {"standing": "quarantined", "until_s": 700.0}
+    notes = [told(100.0, **out), told(160.0, **out), told(701.0, "ready")]
+    again = told(800.0, "quarantined", until_s=1400.0)
+    assert progress_of(notes).quarantines == {"w1": 1}
+    assert progress_of([*notes, again]).quarantines == {"w1": 2}
+    assert progress_of([told(1.0, "away")]).quarantines == {}
+
+
+def test_why_the_latest_checkpoint_is_not_there_is_told_until_there_is_one():
+    failed = record("checkpoint", 1.0, round=5, failed="disk: No space left on device")
+    assert progress_of([failed]).unsaved == "disk: No space left on device"
+    assert progress_of([failed, record("checkpoint", 2.0, round=10)]).unsaved == ""

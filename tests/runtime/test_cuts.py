@@ -121,7 +121,7 @@ def test_what_is_to_be_resumed_but_is_not_here_fails_at_once():
             assert received(puller.pull("out"))
 
 
-def test_a_restarted_server_wants_a_new_hello_and_its_versions_are_not_mixed_up():
+def test_row_14_a_restarted_server_wants_a_new_hello_and_its_versions_are_not_mixed_up():
     """The new life of the server counts versions from 1 again: the same number is another model."""
     first, second = MODEL.store(MODEL.weights(1)), MODEL.store(MODEL.weights(2))
     with (

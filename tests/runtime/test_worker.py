@@ -19,11 +19,14 @@ import torch
 from safetensors.numpy import load_file
 
 from mpls.checkpoint import decode
+from mpls.checkpoint.disk import OsDisk
 from mpls.config import ClusterConfig, builtin, changed, dumps, load
 from mpls.core.trace import Record, read
 from mpls.errors import BadInput
-from mpls.model.training import Learner
+from mpls.model.training import Diverged, Learner
 from mpls.report.progress import TraceFollower, WorkerProgress
+from mpls.report.standing import standings
+from mpls.report.summary import summarise
 from mpls.runtime import federation
 from mpls.runtime.aggregator import Aggregator
 from mpls.runtime.federation import warm_up
@@ -31,7 +34,7 @@ from mpls.runtime.process import run_worker
 from mpls.runtime.server import Server
 from mpls.runtime.trainer import Trainer
 from mpls.runtime.worker import DRAIN_S, Place, Worker
-from tests.runtime.rig import listening_socket, until
+from tests.runtime.rig import Job, listening_socket, until
 
 
 @pytest.fixture
@@ -114,7 +117,7 @@ def test_a_worker_that_cannot_be_built_says_so_in_its_trace(tmp_path, nobody):
     assert "nowhere" in reason
 
 
-def test_an_address_in_use_is_bad_input_before_anything_is_built(tmp_path, nobody):
+def test_row_25_an_address_in_use_is_bad_input_before_anything_is_built(tmp_path, nobody):
     with pytest.raises(BadInput, match=f"worker w0: cannot listen on {nobody[0]}: .*in use"):
         run_worker(alone(nobody), 0, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -203,6 +206,59 @@ def test_row_29_an_error_in_a_step_fails_the_worker_and_its_checkpoint_stays(
     monkeypatch.setattr(Learner, "step", until_memory_is_full)
     tables = {"training": {"rounds": 10, "local_steps": 5}, "checkpoint": {"every_rounds": 2}}
     assert run(alone(nobody, **tables), tmp_path) == 1
-    assert last_state(tmp_path) == ("failed", "training: OutOfMemoryError: CUDA out of memory")
+    assert last_state(tmp_path) == ("failed", "training: out of memory: CUDA out of memory")
     newest = max((tmp_path / "w0.state").glob("step-*.safetensors"))
     assert decode(newest.read_bytes(), str(newest)).round == 4
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "error", "reason"),
+    [
+        (Trainer, "_mix", RuntimeError("out of luck"), "training: RuntimeError: out of luck"),
+        (Learner, "step", Diverged("the loss was nan"), "training: the loss was nan"),
+        (Learner, "step", MemoryError("5 GB"), "training: out of memory: 5 GB"),
+        (OsDisk, "write", OSError(28, "No space left on device"), "checkpoint: "),
+    ],
+    ids=["trainer dead", "loss not finite", "out of memory", "disk full"],
+)
+def test_row_26_and_29_a_worker_that_fails_says_why_wherever_it_is_asked(
+    tmp_path, nobody, monkeypatch, owner, method, error, reason
+):
+    """Exit code, trace, summary, `mpls status` of the run, and its health: the same reason."""
+
+    def die(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(owner, method, die)
+    worker = Worker(alone(nobody), 0, Place(tmp_path, listening_socket().detach()))
+    assert worker.run() == 1
+    assert last_state(tmp_path)[1].startswith(reason)
+    (standing,) = standings(tmp_path, ["w0"])
+    assert not standing.is_well
+    assert standing.troubles()[0].startswith(reason)
+    summary = summarise(
+        [standing.progress], [1], tmp_path, status="failed", strategy="mpls", seconds=1.0
+    )
+    assert summary["workers"][0]["reason"].startswith(reason)
+    health = worker._parts.health.report()
+    assert any(trouble.startswith(reason) for trouble in health["troubles"])
+    if reason.startswith("training"):
+        assert (health["healthy"], health["state"]) == (False, "failed")
+
+
+def test_row_59_a_host_that_cannot_be_found_is_named_and_it_trains_alone(tmp_path, nobody, caplog):
+    """Through the system's own resolver, which knows that nothing is below .invalid."""
+    config = alone(nobody, training={"rounds": 10**6, "local_steps": 5})
+    workers = [{"id": 0, "address": nobody[0]}]
+    workers += [{"id": number, "address": f"nowhere{number}.invalid:7000"} for number in (1, 2)]
+    config = changed(config, {"workers": workers, "network": {"security": "plaintext"}})
+    worker = Worker(config, 0, Place(tmp_path, listening_socket().detach()))
+    done = Job("worker", worker.run)
+    until(lambda: caplog.text.count("its host cannot be found") == 2, "both to be named", 60.0)
+    until(lambda: (tmp_path / "w0.trace.jsonl").exists(), "a trace")
+    until(lambda: len(records(tmp_path, "mix")) > 3, "some rounds", 60.0)
+    assert "no connection to w1 at nowhere1.invalid:7000: its host" in caplog.text
+    worker.stop()
+    assert done.finish(30.0) == 0
+    assert worker._parts.health.report()["peers"] == {"w1": "away", "w2": "away"}
+    assert caplog.text.count("its host cannot be found") == 2, "a line a minute, and no more"

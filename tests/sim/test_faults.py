@@ -132,7 +132,7 @@ def test_row_06_a_cut_of_two_seconds_lets_the_pull_go_on_where_it_was():
     assert across["seconds"] == pytest.approx(2.0001 + 2.0)
 
 
-def test_after_a_longer_cut_a_pull_says_hello_on_the_new_connection_and_resumes_by_version():
+def test_row_06_after_a_longer_cut_a_pull_says_hello_on_the_new_connection_and_resumes_by_version():
     seen = Disturbed(Fault(5.0, "cut", link=(0, 1), for_s=3.7))
     assert seen.faults.downs[0, 1] == [8.4]
     assert seen.faults.ups[0, 1] == [pytest.approx(8.7)]
@@ -145,7 +145,7 @@ def test_after_a_longer_cut_a_pull_says_hello_on_the_new_connection_and_resumes_
 
 
 @pytest.mark.parametrize("cut_s", [5.0, 10.0])
-def test_a_long_cut_is_resumed_by_version_while_the_deadline_of_the_pull_allows(cut_s):
+def test_row_06_a_long_cut_is_resumed_by_version_while_the_deadline_of_the_pull_allows(cut_s):
     seen = Disturbed(Fault(3.0, "cut", link=(0, 1), for_s=cut_s))
     back_s = seen.faults.ups[0, 1][0]
     whole = next(one for one in seen.of("attempt") if one["outcome"] == "ok")

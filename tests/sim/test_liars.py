@@ -45,7 +45,7 @@ def test_without_the_gate_a_bad_peer_ruins_the_run() -> None:
     assert learned("sign-flipped", "appg", 0.0).accuracy < clean("appg").accuracy - 0.2
 
 
-def test_a_liar_is_noticed_within_a_few_rounds_and_left_out() -> None:
+def test_row_51_a_liar_is_noticed_within_a_few_rounds_and_left_out() -> None:
     assert NORM_CLIP > 0
     seen = learned("times a thousand", "appg", NORM_CLIP, rounds=6)
     assert list(seen.refused) == [f"w{LIAR}"]

@@ -117,7 +117,7 @@ def test_a_layer_that_is_thrown_away_leaves_its_buffer_to_the_next_one() -> None
     assert pool.take(len(WEIGHTS)) is buffer
 
 
-def test_late_and_repeated_chunks_change_nothing() -> None:
+def test_row_13_late_and_repeated_chunks_change_nothing() -> None:
     pull = incoming()
     for number in range(4):
         pull.accept(piece(number))
@@ -170,7 +170,7 @@ def test_a_layer_that_ended_cannot_be_continued() -> None:
     assert not broken_off(3).can_resume(Pull(2, ("fc1",), 5, CHUNK, LEAST))
 
 
-def test_another_version_begins_a_broken_layer_anew() -> None:
+def test_row_14_another_version_begins_a_broken_layer_anew() -> None:
     pull = broken_off(1)
     pull.resume(replace(PULL, version=5, offset=CHUNK))
     layers = [pull.accept(piece(number, version=6)).layer for number in range(3)]

@@ -33,7 +33,7 @@ def every_layer_is_of_one_version(play: Play) -> bool:
 
 @given(layer_sizes, credits, seeds, st.lists(st.sampled_from(FAULTS), max_size=12))
 @settings(max_examples=300, deadline=None)
-def test_whatever_befalls_a_pull_each_layer_arrives_from_one_version(
+def test_row_14_and_15_whatever_befalls_a_pull_each_layer_arrives_from_one_version(
     sizes: list[int], credit: int, seed: int, faults: list[str]
 ) -> None:
     play = Play(named(sizes), credit, seed, faults)

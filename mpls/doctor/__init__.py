@@ -136,6 +136,8 @@ class Doctor:
         if trouble and self._is_ours(worker):
             self._running.add(worker.id)
             yield places.running(worker, places.health(self.config, worker))
+        elif trouble and self.config.transport_of(worker.id) != "zmq":
+            yield warn(what, trouble, f"if that is not {worker.name} itself, end who has it")
         elif trouble:
             remedy = f"end who has it (ss -ltnp 'sport = :{worker.port}'), or choose another"
             yield fail(what, trouble, remedy)

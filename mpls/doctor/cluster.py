@@ -178,14 +178,15 @@ def _round(
     pulled = pulled_bytes(plan, learned.layers)
     size = {layer.name: layer.bytes for layer in learned.layers}
     ids = {worker.name: worker.id for worker in config.workers}
-    seconds, partly = [0.0], "expected"
+    seconds, kinds = [0.0], set[str]()
     for name, layers in plan.assignment.items():
         link = (worker_id, ids[name])
-        partly = "measured" if link in measured else partly
+        kinds.add("measured" if link in measured else "expected")
         rate_Bps = measured.get(link) or expected_rate_Bps(config, *link)
         seconds.append(sum(size[layer] for layer in layers) / rate_Bps)
     took_s = max(seconds)
-    value = f"pulls {format_bytes(pulled)}, {took_s:.3g} s at the {partly} rates"
+    rates = " and ".join(sorted(kinds)) or "expected"
+    value = f"pulls {format_bytes(pulled)}, {took_s:.3g} s at the {rates} rates"
     numbers = {"round_bytes": pulled, "round_s": took_s}
     if took_s > config.network.round_s:
         remedy = f"[network] round_s = {config.network.round_s:g} would end it; make that longer"

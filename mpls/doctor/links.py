@@ -191,7 +191,7 @@ def _converse(pair: Pair, caller: Caller, probing: Probing) -> Finding:
     if round_trip_s is None:
         remedy = "is that another program? else look into its log"
         return fail(pair.what, f"{pair.peer.address} is open, but answers no ping", remedy)
-    there = f"{pair.peer.name} answers in {round_trip_s * 1000:.2g} ms"
+    there = f"{pair.peer.name} answers in {round_trip_s * 1000:.1f} ms"
     numbers: dict[str, Any] = {"round_trip_s": round_trip_s}
     if pair.hello is None:
         return ok(pair.what, f"{there}; not greeted: {pair.why}", **numbers)

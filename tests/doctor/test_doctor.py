@@ -19,7 +19,7 @@ import pytest
 from mpls.cli import main
 from mpls.config import builtin, changed, dumps
 from mpls.core.spec import WorkerSpec
-from mpls.doctor import Doctor, machine, places
+from mpls.doctor import Doctor, links, machine, places
 from mpls.doctor.findings import FAIL, OK, WARN, Finding
 from mpls.doctor.parallel import all_within
 from mpls.model import nets
@@ -35,6 +35,14 @@ MANIFEST = FlatModel(nets.build("simple-mlp", (1, 28, 28), 10, 1)).manifest.hash
 SLOW_Bps = 4e6
 TOO_LONG = "a" * 64
 """For a name: it is refused before anybody is asked for it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def impatience() -> Iterator[None]:
+    """Who says nothing is not waited for as long as in earnest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(links, "CONNECT_S", 1.0)
+        yield
 
 
 def spec(name: str, *peers: str, model: str = MANIFEST) -> WorkerSpec:

@@ -23,10 +23,16 @@ fi
 if ! command -v systemd-analyze > /dev/null; then
     echo "-- left out: systemd-analyze, which is not installed"
 elif compgen -G 'deploy/*.service' > /dev/null; then
-    # It exits with 0 whatever it finds in a unit: its words decide.
-    said=$(systemd-analyze verify deploy/*.service 2>&1) || failed=1
-    printf '== systemd-analyze verify deploy/*.service\n%s' "${said:+$said$'\n'}"
-    [ -z "$said" ] || failed=1
+    # The program of a unit need not be installed here; and verify exits with 0 whatever it finds in
+    # a unit, so its words decide.
+    units=$(mktemp -d)
+    trap 'rm -rf "$units"' EXIT
+    cp deploy/*.service "$units"
+    compgen -G 'deploy/*.target' > /dev/null && cp deploy/*.target "$units"
+    sed -i 's#^ExecStart=[^ ]*#ExecStart=/bin/true#' "$units"/*.service
+    echo '== systemd-analyze verify deploy/*.service'
+    said=$(systemd-analyze verify "$units"/*.service 2>&1) || failed=1
+    [ -z "$said" ] || { printf '%s\n' "$said"; failed=1; }
 fi
 [ $failed -eq 0 ] && echo "deploy/ is sound"
 exit $failed

@@ -23,8 +23,9 @@ PIPED_COLUMNS = 10_000
     type=int,
     help="Which worker is to run here.  [default: all whose address this machine has]",
 )
+@click.option("--out", type=str, help="Folder for runs, instead of the file's [cluster] out.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(cluster: Path, worker_id: int | None, as_json: bool) -> None:
+def command(cluster: Path, worker_id: int | None, out: str | None, as_json: bool) -> None:
     """Say all that can be known of CLUSTER.toml on this machine before it starts.
 
     Versions, the file, addresses, keys, ports, data, model, room for it all, and each link from
@@ -42,7 +43,7 @@ def command(cluster: Path, worker_id: int | None, as_json: bool) -> None:
     """
     from mpls.doctor import Doctor
 
-    doctor = Doctor(cluster, worker_id, lambda what: click.echo(f"{what} ...", err=True))
+    doctor = Doctor(cluster, worker_id, out, _say)
     doctor.examine()
     plain = doctor.as_plain()
     if as_json:
@@ -52,6 +53,11 @@ def command(cluster: Path, worker_id: int | None, as_json: bool) -> None:
         good = len(doctor.findings) - plain["failures"] - plain["warnings"]
         click.echo(f"{plain['failures']} fail, {plain['warnings']} to look at, {good} are well")
     sys.exit(1 if plain["failures"] else 0)
+
+
+def _say(what: str) -> None:
+    """Progress, beside what is printed."""
+    click.echo(f"{what} ...", err=True)
 
 
 def _print(findings: list[Finding]) -> None:

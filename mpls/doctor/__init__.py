@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mpls import preflight
-from mpls.config import ClusterConfig, load
+from mpls.config import ClusterConfig, changed, load
 from mpls.config.tables import WorkerTable
 from mpls.core import protocol
 from mpls.doctor import cluster, links, machine, places
@@ -32,16 +32,20 @@ logging.getLogger("mpls").addHandler(logging.NullHandler())  # findings say it i
 @dataclass
 class Doctor:
     """Of one cluster file on this machine. `worker_id` says which worker is to run here; else
-    whoever has an address of this machine. `say` is told what is done next, when that may take
-    seconds. Raises BadInput for a file or an id that cannot be used."""
+    whoever has an address of this machine. `out` is the folder for runs, instead of the file's.
+    `say` is told what is done next, when that may take seconds. Raises BadInput for a file or an id
+    that cannot be used."""
 
     file: Path
     worker_id: int | None = None
+    out: str | None = None
     say: Callable[[str], None] = lambda what: None
     findings: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.config: ClusterConfig = load(self.file)
+        if self.out is not None:
+            self.config = changed(self.config, {"cluster": {"out": self.out}})
         if self.worker_id is not None:
             self.config.worker(self.worker_id)
         self._keys: dict[int, Keychain] = {}

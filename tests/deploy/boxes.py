@@ -54,6 +54,8 @@ def build(tree: Path) -> None:
     """The Dockerfile's stages, one upon the other, in one tree."""
     if (tree / ".built").exists():
         return
+    if tree.exists():
+        sys.exit(f"{tree}: there, but not built to its end; remove it, or name another with --tree")
     print(f"building {tree}: some minutes", flush=True)
     packages = "python3,python3-venv,ca-certificates"
     run("debootstrap", "--variant=minbase", f"--include={packages}", SUITE, tree)

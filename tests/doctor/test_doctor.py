@@ -320,12 +320,14 @@ def test_a_name_leads_to_an_address_of_this_machine(tmp_path: Path) -> None:
 
 def test_it_ends_with_what_it_found(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["doctor", str(file), "--json"])
+        main(["doctor", str(file), "--json", "--out", "elsewhere"])
     assert end.value.code == 0
     plain = json.loads(capsys.readouterr().out)
     assert plain["workers"] == ["w0", "w1"]
     assert (plain["failures"], plain["warnings"]) == (0, 2)
     assert {"level", "what", "value", "remedy"} <= set(plain["findings"][0])
+    (out,) = [it for it in plain["findings"] if it["what"] == "[cluster] out"]
+    assert out["value"].startswith("elsewhere: about ")
     KeyFiles(file).secret("w0").unlink()
     with pytest.raises(SystemExit) as end:
         main(["doctor", str(file)])

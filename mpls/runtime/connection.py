@@ -48,6 +48,8 @@ class Connection:
         self.is_up = False
         self.due_s = inf
         """When to try again."""
+        self.trouble = ""
+        """Why the last handshake failed."""
         self._peer = peer
         self._address = address
         self._keychain = keychain
@@ -112,7 +114,8 @@ class Connection:
         self._disconnect()
         self.due_s = monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-        self._tell(self._why(event == zmq.EVENT_HANDSHAKE_FAILED_AUTH))
+        self.trouble = self._why(event == zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        self._tell(self.trouble)
 
     def _note_attempt(self, event: int) -> None:
         """An attempt that ends before there was anybody to connect to had no address to go to:

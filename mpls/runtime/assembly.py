@@ -35,6 +35,7 @@ from mpls.runtime.journal import Clock, Journal
 from mpls.runtime.keeper import Keeper
 from mpls.runtime.keys import KeyFiles, take_keys
 from mpls.runtime.mailbox import Handover, Slot
+from mpls.runtime.notify import Notifier
 from mpls.runtime.outfit import Adapter, Outfit, by_zmq
 from mpls.runtime.snapshots import SnapshotStore
 from mpls.runtime.state_folder import StateFolder
@@ -58,6 +59,8 @@ class Place:
     """Where its checkpoints are; in `folder`, unless given."""
     fresh: bool = False
     """Begin anew, whatever is there."""
+    notifier: Notifier | None = None
+    """Tells the service manager, if one started this worker."""
 
 
 class Parts:

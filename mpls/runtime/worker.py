@@ -22,8 +22,10 @@ from mpls.model.training import Diverged
 from mpls.runtime.assembly import Parts, Place
 from mpls.runtime.endpoint import Endpoint
 from mpls.runtime.journal import Clock, Journal
+from mpls.runtime.notify import Notifier
 from mpls.runtime.threads import Thread
 from mpls.runtime.trainer import Stopped
+from mpls.runtime.watchdog import Watchdog
 
 __all__ = ["DRAIN_S", "Place", "Worker"]
 
@@ -45,6 +47,7 @@ class Worker:
         self._place = place
         self._me = config.worker(worker_id)
         self._clock = Clock()
+        self._notifier = place.notifier or Notifier({})
         self._wake: SimpleQueue[None] = SimpleQueue()
         """Unlike an Event it may be put to by a signal handler, whatever its thread was doing."""
         self._stop_asked = False
@@ -94,6 +97,10 @@ class Worker:
             return
         self._enter("ready")
         self._open_endpoint(closing)
+        self._watchdog = Watchdog(self._notifier, self._parts.pulse)
+        self._notifier.ready()
+        for thread in ("aggregation", "training"):
+            self._parts.pulse.beat(thread)  # who hangs before its first turn is stuck, too
         aggregation = self._start("aggregation", self._parts.aggregator.run)
         training = self._start("training", self._train)
         keeping = self._start("checkpoint", self._parts.keeper.run)
@@ -142,6 +149,7 @@ class Worker:
                 self._parts.keychain.reload()
             self._note_traffic()
             self._look_who_is_stuck()
+            self._tell_manager()
             if self._place.parent is not None and not self._place.parent.is_alive():
                 log.warning("the process that started this worker is gone; draining")
                 self._stop_asked = True
@@ -153,6 +161,11 @@ class Worker:
             self._parts.pulse.forgive()
         self._failure = self._failure or self._parts.health.stuck()
 
+    def _tell_manager(self) -> None:
+        parts = self._parts
+        self._notifier.status(parts.health.line(parts.trainer.accuracy))
+        self._watchdog.look(parts.condition().step_s)
+
     def _is_over(self) -> bool:
         return self._stop_asked or bool(self._failure)
 
@@ -161,6 +174,7 @@ class Worker:
     ) -> None:
         """Training first, so that its last update counts; then aggregation; then serving. When
         nobody learns any more, what was learned is saved."""
+        self._notifier.stopping()
         self._parts.trainer.stop()
         training.join(DRAIN_S[training.name])
         if aggregation.is_alive():

@@ -383,9 +383,7 @@ def test_a_credential_that_others_can_read_is_refused(
         keys.of("w0")
 
 
-def test_an_access_list_is_fine_when_only_this_user_is_on_it(
-    keys: Keys, credential: Path
-) -> None:
+def test_an_access_list_is_fine_when_only_this_user_is_on_it(keys: Keys, credential: Path) -> None:
     list_readers(credential, *acl(os.geteuid()))
     assert credential.stat().st_mode & 0o777 == 0o640
     assert keys.of("w0").secret

@@ -369,8 +369,8 @@ def test_a_worker_takes_its_secret_from_systemd_where_it_has_no_file(
 def test_another_s_secret_as_a_credential_is_refused_by_its_name(
     keys: Keys, credential: Path
 ) -> None:
+    keys.files.secret("w1").unlink()
     with pytest.raises(Refused, match=rf"{CREDENTIAL}: is not the secret of w1's key"):
-        keys.files.secret("w1").unlink()
         keys.of("w1")
 
 

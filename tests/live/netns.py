@@ -82,7 +82,7 @@ class Network:
         self._first = ipaddress.IPv4Address(first_address)
         self._net = ipaddress.IPv4Network(f"{first_address}/24", strict=False)
         self._hub = self._net[254]
-        self._stem = f"{PREFIX}-{os.getpid()}-{_started_ticks(os.getpid())}-{next(_counter)}"
+        self._stem = f"{PREFIX}-{os.getpid()}-{started_ticks(os.getpid())}-{next(_counter)}"
         self._silent: set[tuple[str, str]] = set()
         self._unplugged: set[str] = set()
 
@@ -289,11 +289,11 @@ def _maker(name: str) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
-def _lives(pid: int, started_ticks: str) -> bool:
-    return _started_ticks(pid) == started_ticks
+def _lives(pid: int, ticks: str) -> bool:
+    return started_ticks(pid) == ticks
 
 
-def _started_ticks(pid: int) -> str:
+def started_ticks(pid: int) -> str:
     """When this process began, in ticks since boot; empty if there is none. Numbers of processes
     are used again."""
     try:
@@ -312,7 +312,7 @@ def _remove_namespace(name: str) -> None:
 
 def _kill(pid: int) -> None:
     end_s = time.monotonic() + REMOVAL_S
-    while _started_ticks(pid) and not _is_zombie(pid):
+    while started_ticks(pid) and not _is_zombie(pid):
         if time.monotonic() > end_s:
             raise NetworkError(f"process {pid} in a namespace that is to go does not end")
         try:

@@ -239,14 +239,16 @@ def test_bad_input_is_answered_with_one_line(
     assert answer.out == ""
 
 
+@pytest.mark.parametrize("name", ["w1.invalid", "w" * 64])
 def test_a_name_that_means_nothing_is_bad_input_with_a_remedy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "c.toml"
-    path.write_text(dumps(cluster(HOSTS[0], "w1.invalid:50051")))
+    path.write_text(dumps(cluster(HOSTS[0], f"{name}:50051")))
     assert main(["unit", str(path), "--id", "0"]) == 2
     error = capsys.readouterr().err
-    assert '[[workers]] id 1: address = "w1.invalid:50051": w1.invalid cannot be' in error
+    assert error.startswith(f"error: {path}: [[workers]] id 1: address = ")
+    assert f"{name} cannot be resolved here (" in error
     assert "write its IP address" in error
 
 

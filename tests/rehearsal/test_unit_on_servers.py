@@ -143,12 +143,25 @@ def test_a_killed_worker_comes_back_where_it_was(servers: Servers) -> None:
     until(lambda: health(servers, "s0")["peers"]["w1"] == "ready", "its peers to use it", 60)
 
 
-def test_one_that_is_stopped_saves_itself_and_ends_well(servers: Servers) -> None:
-    servers.run("s1", "systemctl stop mpls.target && systemctl stop mpls-worker@1")
+def test_one_that_is_stopped_with_its_target_saves_itself_and_ends_well(servers: Servers) -> None:
+    servers.run("s1", "systemctl enable -q mpls.target mpls-worker@1")
+    servers.run("s1", "systemctl start mpls.target && systemctl stop mpls.target")
+    until(lambda: show(servers, "s1", "ActiveState") == "inactive", "it to end", 60)
     assert show(servers, "s1", "Result") == "success"
     lines = journal(servers, "s1").splitlines()
     (saved,) = (line for line in lines[lines.index("w1 draining") :] if "saved" in line)
     assert saved.startswith("w1 checkpoint of round ")
+
+
+def test_a_server_whose_power_was_cut_comes_back_with_its_worker(servers: Servers) -> None:
+    servers.run("s1", "systemctl start mpls.target")
+    until(lambda: show(servers, "s1", "ActiveState") == "active", "it to be ready", 60)
+    servers.cut_power("s1")
+    until(lambda: health(servers, "s0")["peers"]["w1"] != "ready", "its peers to do without", 60)
+    servers.start("s1")
+    until(lambda: show(servers, "s1", "ActiveState") == "active", "it to be ready again", 60)
+    assert "w1 going on after round " in journal(servers, "s1", "-b")
+    until(lambda: health(servers, "s0")["peers"]["w1"] == "ready", "its peers to use it", 60)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from mpls import journald
 from mpls.errors import INTERRUPTED, BadInput, MplsError
 
 _HELP_ASKED = getattr(click.exceptions, "NoArgsIsHelpError", ())
@@ -41,5 +42,6 @@ def _said(text: str, exit_code: int) -> int:
     """One line, whatever was in the text: a user's value may hold anything."""
     line = " ".join(text.split())
     printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    click.echo(f"error: {printable}", err=True)
+    line = f"error: {printable}"
+    click.echo(journald.marked(line, "ERROR") if journald.reads_stderr() else line, err=True)
     return exit_code

@@ -15,16 +15,16 @@ from mpls.core.streams import Stream
 
 def first_plans(
     config: ClusterConfig, layers: Sequence[Layer], histograms: Sequence[Vector]
-) -> list[Plan]:
+) -> dict[int, Plan]:
     """One plan for each worker that is present; `histograms` has the label shares of all."""
     strategy = make_strategy(config.plan_settings())
-    return [
-        strategy.plan(
+    return {
+        worker.id: strategy.plan(
             _view(config, worker.id, layers, histograms),
             Stream(config.cluster.seed, "strategy", worker.name),
         )
         for worker in config.present
-    ]
+    }
 
 
 def pulled_bytes(plan: Plan, layers: Sequence[Layer]) -> int:

@@ -22,6 +22,7 @@ from mpls.core.strategies import make_strategy
 from mpls.errors import BadInput, MplsError, Refused, shown
 from mpls.model import data
 from mpls.model.partition import partition
+from mpls.runtime import logs
 from mpls.runtime.keys import KeyFiles
 from mpls.wire.frames import ENTRIES_LIMIT, NAME_LIMIT
 
@@ -65,16 +66,16 @@ def prepare(
 
     `overrides` are values of the command line for `strategy`, `transport`, `rounds`, `seed` and
     `out`; None leaves the file's. `worker_id` says that only this worker is to run here; `to_run`
-    refuses what can be described, but not yet be run; `download` fetches a missing data set.
-    Raises BadInput or Refused.
+    refuses what cannot be run as things are, and makes the folder of the logs; `download` fetches
+    a missing data set. Raises BadInput or Refused.
     """
     config = _overridden(load(path) if path else builtin(), overrides)
     keys = KeyFiles(path) if path and wants_keys(config) else None
-    with _named(path):
+    with named(path):
         if worker_id is not None:
-            _check_worker(config, worker_id)
-        if to_run:
-            refuse_what_is_not_built(config)
+            check_worker(config, worker_id)
+        if to_run and config.logging.dir:
+            logs.try_folder(config)
         warnings = (
             *config.warnings,
             *_look_at_keys(config, keys, worker_id, to_run),
@@ -99,7 +100,7 @@ def _overridden(config: ClusterConfig, overrides: dict[str, Any]) -> ClusterConf
 
 
 @contextmanager
-def _named(path: Path | None) -> Iterator[None]:
+def named(path: Path | None) -> Iterator[None]:
     """Errors say which cluster they are about."""
     try:
         yield
@@ -107,9 +108,9 @@ def _named(path: Path | None) -> Iterator[None]:
         raise type(error)(f"{path or BUILTIN}: {error}") from error
 
 
-def _check_worker(config: ClusterConfig, worker_id: int) -> None:
-    if config.worker(worker_id).left:
-        raise BadInput(f"[[workers]] id {worker_id}: it has left the cluster (left = true)")
+def check_worker(config: ClusterConfig, worker_id: int) -> None:
+    """Raises BadInput unless this worker is in the cluster and its peers can find it."""
+    config.present_worker(worker_id)
     for worker in config.present:
         if worker.port == 0:
             raise BadInput(
@@ -172,20 +173,6 @@ def look_at_certificates(config: ClusterConfig, worker_id: int | None, to_run: b
             raise
         return [str(error)]
     return []
-
-
-def refuse_what_is_not_built(config: ClusterConfig) -> None:
-    """Raises Refused for what can be described, but not yet be run."""
-    for key, is_set in _not_built(config).items():
-        if is_set:
-            raise Refused(f"{key}: this version does not do that yet; leave it at its default")
-
-
-def _not_built(config: ClusterConfig) -> dict[str, bool]:
-    """Keys that nothing acts on so far, and whether they ask for something."""
-    return {
-        "[logging] dir": config.logging.dir != "",
-    }
 
 
 def try_own_code(config: ClusterConfig) -> None:

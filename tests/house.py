@@ -20,6 +20,7 @@ FILE_LINES = 400
 ROOMS = {
     "mpls.errors": "base",
     "mpls.units": "base",
+    "mpls.journald": "base",
     "mpls.endings": "endings",
     "mpls.core": "core",
     "mpls.wire": "wire",
@@ -28,7 +29,9 @@ ROOMS = {
     "mpls.report": "report",
     "mpls.topology": "config",
     "mpls.config": "config",
+    "mpls.runtime.keys": "keys",
     "mpls.runtime": "runtime",
+    "mpls.deploy": "deploy",
     "mpls.adapters": "adapters",
     "mpls.preflight": "preflight",
     "mpls.forecast": "preflight",
@@ -38,7 +41,7 @@ ROOMS = {
     "sim.__main__": "sim main",
     "sim": "sim",
 }
-LIVE = {"core", "wire", "model", "config", "checkpoint", "runtime", "adapters", "report"}
+LIVE = {"core", "wire", "model", "config", "checkpoint", "keys", "runtime", "adapters", "report"}
 MAY_IMPORT = {
     "base": set(),
     "endings": set(),
@@ -48,10 +51,12 @@ MAY_IMPORT = {
     "report": {"core"},
     "checkpoint": set(),
     "config": {"core"},
-    "runtime": {"core", "wire", "model", "config", "checkpoint"},
-    "adapters": {"core", "wire", "runtime"},
+    "keys": {"config"},
+    "runtime": {"core", "wire", "model", "config", "checkpoint", "keys"},
+    "adapters": {"core", "wire", "runtime", "keys"},
+    "deploy": {"config", "keys"},
     "preflight": LIVE,
-    "cli": LIVE | {"preflight", "endings"},
+    "cli": LIVE | {"preflight", "deploy", "endings"},
     "main": {"cli"},
     "sim": {"core", "config", "wire", "report", "model", "endings"},
     "sim main": {"core", "config", "wire", "report", "model", "sim"},

@@ -54,6 +54,10 @@ SNIPPETS: list[tuple[Rule, str, str]] = [
     (imports_follow_the_arrows, "mpls/runtime/x.py", "from mpls.endings import ended"),
     (imports_follow_the_arrows, "mpls/adapters/x.py", "from mpls.model import nets"),
     (imports_follow_the_arrows, "mpls/preflight.py", "from mpls.cli import run"),
+    (imports_follow_the_arrows, "mpls/deploy/x.py", "from mpls.runtime import worker"),
+    (imports_follow_the_arrows, "mpls/deploy/x.py", "from mpls.preflight import prepare"),
+    (imports_follow_the_arrows, "mpls/runtime/x.py", "from mpls.deploy import layout"),
+    (imports_follow_the_arrows, "mpls/runtime/keys.py", "from mpls.runtime import worker"),
     (imports_follow_the_arrows, "sim/x.py", "from mpls.runtime.emulation import Pacing"),
     (imports_follow_the_arrows, "mpls/new_room/x.py", ""),
     (nothing_imports_a_program, "mpls/cli/x.py", "from sim.compare import compare"),
@@ -102,6 +106,7 @@ def test_the_rule_bites(rule: Rule, path: str, text: str) -> None:
         ("mpls/core/streams.py", "bits = np.random.PCG64(1)"),
         ("mpls/runtime/x.py", "import time, torch\nfrom mpls.wire import frames"),
         ("mpls/model/nets.py", "import torch"),
+        ("mpls/deploy/x.py", "from mpls.runtime.keys import KeyFiles\nimport mpls.config"),
         ("mpls/preflight.py", "def f():\n    import torch\n    from mpls.model import nets"),
         ("mpls/cli/x.py", "if TYPE_CHECKING:\n    import torch"),
         ("sim/__main__.py", "import sim.driver\nfrom mpls.core import round"),
@@ -132,7 +137,7 @@ for module in sys.argv[1:]:
     importlib.import_module(module)
 """
 DRY = re.compile(
-    r"mpls(\.(core|wire|config|report)(\.\w+)*|\.cli(\.\w+)?|\.\w+|"
+    r"mpls(\.(core|wire|config|report|deploy)(\.\w+)*|\.cli(\.\w+)?|\.\w+|"
     r"\.model\.(data|formats|partition|manifest)|\.runtime\.(process|federation|folders))?"
     r"|sim(\.\w+)*"
 )

@@ -42,7 +42,7 @@ def test_no_link_is_faster_than_the_card() -> None:
 def test_loads_are_bytes_over_bandwidth_for_every_strategy(strategy: str) -> None:
     config = cluster(strategy)
     size = {layer.name: layer.bytes for layer in LAYERS}
-    for worker, plan in zip(config.workers, first_plans(config, LAYERS, SKEWED)):
+    for worker, plan in zip(config.workers, first_plans(config, LAYERS, SKEWED).values()):
         for name, layers in plan.assignment.items():
             rate_Bps = expected_rate_Bps(config, worker.id, int(name.removeprefix("w")))
             wanted_s = sum(size[layer] for layer in layers) / rate_Bps
@@ -53,7 +53,8 @@ def test_loads_are_bytes_over_bandwidth_for_every_strategy(strategy: str) -> Non
 def test_bytes_count_each_copy_of_a_layer() -> None:
     pulled = {
         strategy: [
-            pulled_bytes(plan, LAYERS) for plan in first_plans(cluster(strategy), LAYERS, SAME)
+            pulled_bytes(plan, LAYERS)
+            for plan in first_plans(cluster(strategy), LAYERS, SAME).values()
         ]
         for strategy in ("local", "netmax", "gossip", "appg")
     }
@@ -67,7 +68,7 @@ def test_bytes_count_each_copy_of_a_layer() -> None:
 
 def test_the_fastest_link_is_the_one_that_netmax_uses() -> None:
     config = cluster("netmax")
-    for worker, plan in zip(config.workers, first_plans(config, LAYERS, SAME)):
+    for worker, plan in zip(config.workers, first_plans(config, LAYERS, SAME).values()):
         fastest = max(
             config.peers_of(worker.id), key=lambda peer: expected_rate_Bps(config, worker.id, peer)
         )
@@ -84,5 +85,5 @@ def test_what_is_drawn_repeats_with_the_seed_and_varies_with_it() -> None:
     plans = first_plans(config, LAYERS, SAME)
     assert plans == first_plans(config, LAYERS, SAME)
     seeded = [changed(config, {"cluster": {"topology": "full", "seed": seed}}) for seed in range(9)]
-    chosen = {str([p.assignment for p in first_plans(c, LAYERS, SAME)]) for c in seeded}
+    chosen = {str([p.assignment for p in first_plans(c, LAYERS, SAME).values()]) for c in seeded}
     assert len(chosen) > 3

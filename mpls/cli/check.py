@@ -130,10 +130,10 @@ def _workers(prepared: Prepared, sizes: list[dict[str, Any]]) -> list[dict[str, 
             ],
             "samples": len(prepared.shards[worker.id]),
             "labels": labels[worker.id].tolist(),
-            "round_bytes": pulled_bytes(plan, layers),
-            "round_s": plan.makespan_s,
+            "round_bytes": pulled_bytes(plans[worker.id], layers),
+            "round_s": plans[worker.id].makespan_s,
         }
-        for worker, plan in zip(config.present, plans)
+        for worker in config.present
     ]
 
 

@@ -149,7 +149,7 @@ _BECAME = {
     "data.non_iid_level": "[data] alpha of a Dirichlet partition; 0 is iid",
     "training.local_epochs": "[training] local_steps = 0, one pass; of more, give the minibatches",
     "system.compute_speed": "[[workers]] speed, for the simulator",
-    "logging.dir": "no counterpart: logs are in the run's folder, below [cluster] out",
+    "logging.dir": "[logging] dir; left out, since logs are in the run's folder",
     "topology_type": "[cluster] topology",
     "num_workers": "as many [[workers]] tables",
     "base_port": "[[workers]] address: plus the id",

@@ -128,6 +128,13 @@ class ClusterConfig(Table):
             raise BadInput(f"there is no worker {worker_id}; {checks.known_ids(self)}")
         return self.workers[worker_id]
 
+    def present_worker(self, worker_id: int) -> WorkerTable:
+        """The worker with this id, or BadInput if there is none, or it has left."""
+        worker = self.worker(worker_id)
+        if worker.left:
+            raise BadInput(f"[[workers]] id {worker_id}: it has left the cluster (left = true)")
+        return worker
+
     def peers_of(self, worker_id: int) -> tuple[int, ...]:
         """The ids that this worker pulls from, rising."""
         return self.peers[worker_id]

@@ -256,4 +256,4 @@ class LoggingTable(Table):
 
     level: Annotated[str, one_of(LEVELS)] = "info"
     dir: Text = ""
-    """Folder; "" is inside the run's own."""
+    """Folder for CLUSTER-WORKER.log, turned over at 10 MB; "" is inside the run's own."""

@@ -47,7 +47,7 @@ class Doctor:
         if self.out is not None:
             self.config = changed(self.config, {"cluster": {"out": self.out}})
         if self.worker_id is not None:
-            self.config.worker(self.worker_id)
+            self.config.present_worker(self.worker_id)
         self._keys: dict[int, Keychain] = {}
         self._running: set[int] = set()
         self._learned: cluster.Learned | None = None
@@ -93,7 +93,7 @@ class Doctor:
         if self.worker_id is not None:
             return [self.config.worker(self.worker_id)]
         found = self._places
-        return [w for w in self.config.workers if found[w.id].is_here and not found[w.id].trouble]
+        return [w for w in self.config.present if found[w.id].is_here and not found[w.id].trouble]
 
     def _is_here(self, worker: WorkerTable) -> bool:
         return self._places[worker.id].is_here and not self._places[worker.id].trouble
@@ -171,7 +171,7 @@ class Doctor:
 
     def _room(self) -> Iterator[Finding]:
         config, learned, workers = self.config, self._learned, max(1, len(self._here))
-        peers = max(len(config.peers_of(worker.id)) for worker in config.workers)
+        peers = max(len(config.peers_of(worker.id)) for worker in config.present)
         if learned is not None:
             yield machine.memory(workers, learned.model_bytes, learned.data_bytes, peers)
             yield machine.disk(config, workers, learned.model_bytes, len(learned.layers))
@@ -180,7 +180,7 @@ class Doctor:
 
     def _rounds(self) -> Iterator[Finding]:
         if self._learned is not None:
-            ids = [worker.id for worker in self._here or self.config.workers]
+            ids = [worker.id for worker in self._here or self.config.present]
             measured = self._measured()
             yield from cluster.rounds(self.config, self._learned, ids, measured)
 
@@ -206,7 +206,7 @@ class Doctor:
                     yield links.Pair(self.config, self.file, me, peer, keys, hello, why)
         if not speakers:
             why = "no worker that lives here could"
-            for peer in filter(self._can_be_tried, self.config.workers):
+            for peer in filter(self._can_be_tried, self.config.present):
                 if peer.id != self.worker_id:
                     yield links.Pair(self.config, self.file, None, peer, why=why)
 

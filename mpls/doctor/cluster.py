@@ -38,22 +38,21 @@ class Learned:
 
 def settings(config: ClusterConfig) -> Iterator[Finding]:
     """The file itself is sound, or nobody would ask."""
-    about = f"{len(config.workers)} workers, {config.cluster.topology}, {config.security()}"
+    about = f"{len(config.present)} workers, {config.cluster.topology}, {config.security()}"
     digest = config.config_hash()
     yield ok("cluster file", f"{about}, hash {digest[:HASH_CHARACTERS]}", config_hash=digest)
     for warning in config.warnings:
         yield warn("cluster file", warning, "look whether that is meant")
-    for trial in (preflight.refuse_what_is_not_built, preflight.try_own_code):
-        try:
-            trial(config)
-        except MplsError as error:
-            yield failed("cluster file", error)
+    try:
+        preflight.try_own_code(config)
+    except MplsError as error:
+        yield failed("cluster file", error)
 
 
 def public_keys(config: ClusterConfig, files: KeyFiles) -> Finding:
     """Everybody's."""
     try:
-        ring = files.ring([worker.name for worker in config.workers])
+        ring = files.ring([worker.name for worker in config.present])
     except MplsError as error:
         return failed("public keys", error)
     if ring.strangers:
@@ -81,7 +80,7 @@ def secret_key(
 def _owner(config: ClusterConfig, files: KeyFiles, name: str) -> str:
     """Whose secret lies where this worker's should; "" if nobody's, or its own."""
     try:
-        ring = files.ring([worker.name for worker in config.workers], all_of_them=False)
+        ring = files.ring([worker.name for worker in config.present], all_of_them=False)
         public = zmq.curve_public(files.read_secret(name).encode()).decode()
     except MplsError:
         return ""
@@ -91,7 +90,7 @@ def _owner(config: ClusterConfig, files: KeyFiles, name: str) -> str:
 
 def foreign_secrets(config: ClusterConfig, files: KeyFiles, here: Sequence[str]) -> list[Finding]:
     """A server needs its own workers' only; where nobody lives, keys may have been made."""
-    names = [w.name for w in config.workers if w.name not in here and files.secret(w.name).exists()]
+    names = [w.name for w in config.present if w.name not in here and files.secret(w.name).exists()]
     if not here or not names:
         return []
     where = files.secret(names[0]).parent
@@ -123,7 +122,7 @@ def learned(config: ClusterConfig) -> tuple[Learned | None, list[Finding]]:
     train, test = len(dataset.train_labels), len(dataset.test_labels)
     found = [ok("data", f"{dataset.name} ({where}), {train} to train on, {test} to test")]
     try:
-        workers = len(config.workers)
+        workers = config.shards
         shards = partition(dataset.train_labels, workers, **config.partition_settings())
     except MplsError as error:
         return None, [*found, failed("partition", error)]

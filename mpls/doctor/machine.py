@@ -19,7 +19,7 @@ from mpls import __version__
 from mpls.config import ClusterConfig
 from mpls.doctor.findings import Finding, fail, ok, warn
 from mpls.preflight import wants_keys
-from mpls.runtime.process import OPEN_FILES
+from mpls.runtime.shortages import OPEN_FILES
 from mpls.units import format_bytes
 
 PYTHONS = ((3, 10), (3, 13))
@@ -100,7 +100,7 @@ def _cgroup_bytes() -> int:
 def disk(config: ClusterConfig, workers: int, model_bytes: int, layers: int) -> Finding:
     """Room for the checkpoints, one more while it is written, the last weights and the traces."""
     copies = 2 if config.training.momentum else 1
-    peers = max(len(config.peers_of(worker.id)) for worker in config.workers)
+    peers = max(len(config.peers_of(worker.id)) for worker in config.present)
     trace = config.training.rounds * layers * max(1, peers) * TRACE_BYTES
     need = workers * ((config.checkpoint.keep + 1) * copies * model_bytes + model_bytes + trace)
     what, out = "[cluster] out", Path(config.cluster.out)

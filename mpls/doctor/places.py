@@ -36,7 +36,7 @@ class Place:
 
 def look_up(config: ClusterConfig) -> dict[int, Place]:
     """Each worker's, by id."""
-    jobs = {worker.id: lambda w=worker: _ip(w) for worker in config.workers}
+    jobs = {worker.id: lambda w=worker: _ip(w) for worker in config.present}
     found = all_within(jobs, LOOK_UP_S)
     return {worker_id: _place(result) for worker_id, result in found.items()}
 
@@ -86,7 +86,7 @@ def _family(ip: str) -> socket.AddressFamily:
 
 def names(config: ClusterConfig, places: dict[int, Place]) -> Iterator[Finding]:
     """One line for each worker's host."""
-    for worker in config.workers:
+    for worker in config.present:
         place, what = places[worker.id], f"address of {worker.name}"
         if not place.ip:
             remedy = "correct it, or give the name an address (DNS, /etc/hosts)"

@@ -37,6 +37,7 @@ from mpls.runtime.keeper import Keeper
 from mpls.runtime.keys import KeyFiles, take_keys
 from mpls.runtime.mailbox import Handover, Slot
 from mpls.runtime.membership import addresses
+from mpls.runtime.notify import Notifier
 from mpls.runtime.outfit import Adapter, Outfit, by_zmq, paced_links
 from mpls.runtime.snapshots import SnapshotStore
 from mpls.runtime.state_folder import StateFolder
@@ -62,6 +63,8 @@ class Place:
     """Begin anew, whatever is there."""
     cluster: Path | None = None
     """The file to read anew when told to."""
+    notifier: Notifier | None = None
+    """Tells the service manager, if one started this worker."""
 
 
 class Parts:

@@ -22,19 +22,25 @@ class Pulse:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._latest_s: dict[str, float] = {}
+        self._beats: dict[str, int] = {}
 
     def beat(self, thread: str) -> None:
         """It just did."""
+        self._beats[thread] = self._beats.get(thread, 0) + 1
         self._latest_s[thread] = self._clock.now()
 
     def end(self, thread: str) -> None:
-        """It has nothing more to do."""
+        """It has nothing to do, for good or until it beats again."""
         self._latest_s.pop(thread, None)
 
     def forgive(self) -> None:
         """The whole process stood still, frozen or starved: nobody in it is to blame."""
         for thread in list(self._latest_s):
-            self.beat(thread)
+            self._latest_s[thread] = self._clock.now()
+
+    def turns(self) -> dict[str, int]:
+        """Of each thread that has something to do: how often it ever got somewhere."""
+        return {thread: self._beats[thread] for thread in list(self._latest_s)}
 
     def ages_s(self) -> dict[str, float]:
         """Of each thread that lives, since its last beat."""
@@ -76,6 +82,20 @@ class Health:
             if age_s > (steps_s if thread == "training" else STUCK_S):
                 return f"{thread}: stuck for {age_s:.0f} s"
         return ""
+
+    def line(self, accuracy: float) -> str:
+        """How it is, for people. `accuracy` is that of the last evaluation; below 0 there was
+        none."""
+        found = self.report()
+        ready = sum(standing == "ready" for standing in found["peers"].values())
+        learned = [f"accuracy {accuracy:.3f}"] if accuracy >= 0 else []
+        parts = [
+            f"{found['state']}: round {found['round']} of {found['rounds']}",
+            *learned,
+            f"{ready} of {len(found['peers'])} peers ready",
+            *(trouble for trouble in found["troubles"] if not trouble.startswith("peer ")),
+        ]
+        return ", ".join(parts)
 
     def report(self) -> dict[str, Any]:
         """As JSON knows it. `healthy` is false when somebody should start the worker again;

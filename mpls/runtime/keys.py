@@ -2,7 +2,8 @@
 
 Beside CLUSTER.toml lie CLUSTER.keys.toml, the public key of every worker, and
 CLUSTER.keys/NAME.secret, that worker's secret key, which is needed on its own server only. All are
-CURVE keys as Z85 text.
+CURVE keys as Z85 text. A worker whose secret is not there takes the one that systemd hands it as
+a credential.
 """
 
 from __future__ import annotations
@@ -30,11 +31,15 @@ log = logging.getLogger("mpls")
 KEY_CHARACTERS = 40
 PREFIX_CHARACTERS = 8
 SECRET_LIMIT_BYTES = 1024
+CREDENTIAL = "worker.secret"
+"""Of the unit's LoadCredential=, a file in $CREDENTIALS_DIRECTORY."""
 _HEADING = """\
 # The public key of each worker, written by `mpls keys`. The same file belongs on every server.
 # A key taken out, or set to "", is let in no more once the workers are sent SIGHUP.
 
 """
+_ACL_USER, _ACL_GROUPS = 0x02, (0x04, 0x08)
+"""Of acl(5): a named user, the file's group and a named one."""
 REVOKED = ""
 """Stands for the key of a worker that is to be let in no more, and gets no new one either."""
 
@@ -76,6 +81,14 @@ class KeyFiles:
         """The file of one worker's secret key."""
         return self.cluster.with_name(f"{self.cluster.stem}.keys") / f"{name}.secret"
 
+    def found_secret(self, name: str) -> Path:
+        """The file that this worker's secret key is read from: its own or, where that is not, the
+        credential that the service manager gave to this process, if it did."""
+        own, given = self.secret(name), os.environ.get("CREDENTIALS_DIRECTORY", "")
+        credential = Path(given) / CREDENTIAL
+        # Unlike Path.exists, this also takes a folder that may not be looked into for none.
+        return credential if given and not os.path.exists(own) and credential.exists() else own
+
     @property
     def remedy(self) -> str:
         """The command that makes what is missing."""
@@ -89,10 +102,11 @@ class KeyFiles:
     def read_secret(self, name: str) -> str:
         """This worker's secret key. Raises Refused if it is not there or others can read it, and
         BadInput if it is no key."""
-        path = self.secret(name)
+        path = self.found_secret(name)
         try:
             with path.open("rb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                open_to_others = mode & 0o077 and _others_are_let_in(file.fileno(), mode)
                 content = file.read(SECRET_LIMIT_BYTES)
         except FileNotFoundError:
             raise Refused(
@@ -100,7 +114,7 @@ class KeyFiles:
             ) from None
         except OSError as error:
             raise Refused(f"{path}: cannot be read: {error.strerror}") from None
-        if mode & 0o077:
+        if open_to_others:
             raise Refused(f"{path}: others can read it (mode {mode:03o}); chmod 600 {path}")
         secret = content.strip().decode("ascii", "replace")
         _check_key(secret, f"{path}: secret key", hide=True)
@@ -125,7 +139,7 @@ class KeyFiles:
         secret = self.read_secret(name)
         if _public_of(secret) != ring.public[name]:
             raise Refused(
-                f"{self.secret(name)}: is not the secret of {name}'s key in {self.public}; "
+                f"{self.found_secret(name)}: is not the secret of {name}'s key in {self.public}; "
                 f"put the right file there, or `mpls keys {self.cluster} --rotate {name}`"
             )
         return secret
@@ -252,6 +266,22 @@ def _check_key(key: str, what: str, hide: bool = False) -> None:
         again = b""
     if again != key.encode():
         raise BadInput(f"{what}{value}: is no Z85 text of a key")
+
+
+def _others_are_let_in(number: int, mode: int) -> bool:
+    """Of a file that seems open to its group. Where it has an access list, as a credential of
+    systemd's may have, these bits only say that somebody is on it: that may be this user alone."""
+    if mode & 0o007:
+        return True
+    try:
+        access = os.getxattr(number, "system.posix_acl_access")
+    except OSError:
+        return True
+    entries = struct.iter_unpack("<HHI", access[4:])
+    return any(
+        bits and (tag in _ACL_GROUPS or (tag == _ACL_USER and user != os.geteuid()))
+        for tag, bits, user in entries
+    )
 
 
 def _public_of(secret: str) -> str:

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 
 from mpls.config import ClusterConfig, load
 from mpls.errors import INTERRUPTED, MplsError
+from mpls.runtime import logs
 from mpls.runtime.allocator import keep_freed_memory
 from mpls.runtime.keys import KeyFiles
+from mpls.runtime.notify import Notifier
 from mpls.runtime.shortages import raise_limit
 from mpls.runtime.sockets import listener_at
 
@@ -66,21 +68,17 @@ def run_worker(
     from mpls.runtime.worker import Place, Worker
 
     me, parent = config.worker(number), multiprocessing.parent_process() if listener else None
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    by_hand = listener is None
     if listener is None:
         by_grpc = config.transport_of(number) == "grpc"
         listener = listener_at(me.name, me.host, me.port, shared=by_grpc)
-        handlers.append(logging.FileHandler(folder / f"{me.name}.log", encoding="utf-8"))
-    logging.basicConfig(
-        level=config.logging.level.upper(),
-        format=f"%(asctime)s %(levelname)s {me.name} %(message)s",
-        handlers=handlers,
-    )
+    _begin_log(config, me.name, folder, by_hand)
     raise_limit()
     keep_freed_memory()
     for warning in config.warnings:
         logging.getLogger("mpls").warning("%s", warning)
-    place = Place(folder, listener.detach(), parent, keys, adapter, state, fresh, cluster)
+    notifier = Notifier() if by_hand else None
+    place = Place(folder, listener.detach(), parent, keys, adapter, state, fresh, cluster, notifier)
     worker = Worker(config, number, place)
     heard = _drain_on_signals(worker)
     signal.signal(signal.SIGHUP, lambda *_: worker.reload())
@@ -92,6 +90,15 @@ def run_worker(
         logging.getLogger("mpls").error("%s", error)
         return error.exit_code
     return INTERRUPTED if code == 0 and signal.SIGINT in heard else code
+
+
+def _begin_log(config: ClusterConfig, worker: str, folder: Path, by_hand: bool) -> None:
+    """On stderr, which for a worker of a federation is a file in the run's folder already, and in a
+    file of its own."""
+    with_file = by_hand or config.logging.dir
+    file = logs.file_of(config, worker, folder) if with_file else None
+    handlers = logs.handlers(worker, file)
+    logging.basicConfig(level=config.logging.level.upper(), handlers=handlers)
 
 
 def say_draining() -> None:

@@ -83,6 +83,8 @@ class Trainer:
         self._begun = begun
         self._ledger = {peer: dict(layers) for peer, layers in (ledger or {}).items()}
         self._step_s = 0.0
+        self.accuracy = -1.0
+        """Of the last evaluation; below 0 before the first."""
 
     def stop(self) -> None:
         """End before the next local step or batch of an evaluation."""
@@ -93,12 +95,15 @@ class Trainer:
         """Train all rounds. Raises Diverged, or Stopped when `stop` came first."""
         story = training(self._pace, self.learner.pass_steps, self.round, self._begun)
         result: Any = None
-        while True:
-            try:
-                turn = story.send(result)
-            except StopIteration:
-                return self._pulse.end("training")
-            result = self._do(turn)
+        try:
+            while True:
+                try:
+                    turn = story.send(result)
+                except StopIteration:
+                    return
+                result = self._do(turn)
+        finally:
+            self._pulse.end("training")
 
     def _do(self, turn: Turn) -> Any:
         if isinstance(turn, Train):
@@ -147,6 +152,7 @@ class Trainer:
     def _await(self, turn: AwaitUpdate) -> LayerUpdate | None:
         self._pulse.end("training")  # whoever waits is not stuck
         update = self._update.take(turn.wait)
+        self._pulse.beat("training")
         self._look_whether_to_stop()
         return update
 
@@ -212,6 +218,7 @@ class Trainer:
             raise Diverged(
                 f"the test loss was {result.loss} in round {turn.round}; try a smaller lr"
             )
+        self.accuracy = result.accuracy
         self._journal.note(
             "eval",
             self._clock.now(),

@@ -23,9 +23,11 @@ from mpls.runtime.assembly import Parts, Place
 from mpls.runtime.endpoint import Endpoint
 from mpls.runtime.journal import Clock, Journal
 from mpls.runtime.membership import has_left, news, read_anew
+from mpls.runtime.notify import Notifier
 from mpls.runtime.shortages import Shortages
 from mpls.runtime.threads import Thread, named
 from mpls.runtime.trainer import Stopped
+from mpls.runtime.watchdog import Watchdog
 
 __all__ = ["DRAIN_S", "Place", "Worker"]
 
@@ -47,6 +49,7 @@ class Worker:
         self._place = place
         self._me = config.worker(worker_id)
         self._clock = Clock()
+        self._notifier = place.notifier or Notifier({})
         self._wake: SimpleQueue[None] = SimpleQueue()
         """Unlike an Event it may be put to by a signal handler, whatever its thread was doing."""
         self._stop_asked = False
@@ -97,6 +100,10 @@ class Worker:
             return
         self._enter("ready")
         self._open_endpoint(closing)
+        self._watchdog = Watchdog(self._notifier, self._parts.pulse)
+        self._notifier.ready()
+        for thread in ("aggregation", "training"):
+            self._parts.pulse.beat(thread)  # who hangs before its first turn is stuck, too
         aggregation = self._start("aggregation", self._parts.aggregator.run)
         training = self._start("training", self._train)
         keeping = self._start("checkpoint", self._parts.keeper.run)
@@ -147,6 +154,7 @@ class Worker:
             self._note_traffic()
             self._look_who_is_stuck()
             self._parts.health.shortages = shortages.look(self._clock.now())
+            self._tell_manager()
             if self._place.parent is not None and not self._place.parent.is_alive():
                 log.warning("the process that started this worker is gone; draining")
                 self._stop_asked = True
@@ -178,6 +186,11 @@ class Worker:
         health = self._parts.health
         self._failure = health.failure = self._failure or health.stuck()
 
+    def _tell_manager(self) -> None:
+        parts = self._parts
+        self._notifier.status(parts.health.line(parts.trainer.accuracy))
+        self._watchdog.look(parts.condition().step_s)
+
     def _is_over(self) -> bool:
         return self._stop_asked or bool(self._failure)
 
@@ -186,6 +199,7 @@ class Worker:
     ) -> None:
         """Training first, so that its last update counts; then aggregation; then serving. When
         nobody learns any more, what was learned is saved."""
+        self._notifier.stopping()
         self._parts.trainer.stop()
         training.join(DRAIN_S[training.name])
         if aggregation.is_alive():

@@ -108,7 +108,7 @@ def test_the_command_says_what_became_of_every_key(
     for key, value in content.items():
         for name in (f"{key}.{inner}" for inner in value) if isinstance(value, dict) else [key]:
             assert any(line.startswith(f"{name} ") for line in said), name
-    assert any(line.startswith('logging.dir "logs" no counterpart: logs are in') for line in said)
+    assert any(line.startswith('logging.dir "logs" [logging] dir; left out') for line in said)
     assert any(line.startswith('colour "red" no counterpart: an unknown') for line in said)
     assert load("cluster.toml").network.transport == "grpc"
     assert main(["convert", *files, "-o", "cluster.toml"]) == 2

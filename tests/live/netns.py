@@ -14,6 +14,7 @@ it was killed, by whoever builds the next network. This file knows nothing of MP
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import os
 import re
@@ -62,18 +63,26 @@ class Network:
 
     Every pair has `rate_Bps` (bytes per second on the link, headers included; None is as fast as it
     goes) until it gets another. `card_Bps` is what a host's card carries in each direction, all
-    pairs together. To be used as a context manager.
+    pairs together. The hosts have addresses that follow each other, in a /24. To be used as a
+    context manager.
     """
 
     def __init__(
-        self, hosts: Sequence[str], rate_Bps: float | None = None, card_Bps: float | None = None
+        self,
+        hosts: Sequence[str],
+        rate_Bps: float | None = None,
+        card_Bps: float | None = None,
+        first_address: str = "10.77.0.1",
     ) -> None:
         assert len(set(hosts)) == len(hosts) <= 250, hosts
         assert all(re.fullmatch(r"\w{1,10}", host) and host != _HUB for host in hosts), hosts
         self.hosts = tuple(hosts)
         self._rate_Bps = rate_Bps
         self._card_Bps = card_Bps
-        self._stem = f"{PREFIX}-{os.getpid()}-{_started_ticks(os.getpid())}-{next(_counter)}"
+        self._first = ipaddress.IPv4Address(first_address)
+        self._net = ipaddress.IPv4Network(f"{first_address}/24", strict=False)
+        self._hub = self._net[254]
+        self._stem = f"{PREFIX}-{os.getpid()}-{started_ticks(os.getpid())}-{next(_counter)}"
         self._silent: set[tuple[str, str]] = set()
         self._unplugged: set[str] = set()
 
@@ -93,7 +102,11 @@ class Network:
 
     def address(self, host: str) -> str:
         """Its IPv4 address. Networks do not see each other, so all have the same ones."""
-        return f"10.77.0.{1 + self.hosts.index(host)}"
+        return str(self._first + self.hosts.index(host))
+
+    def namespace(self, host: str) -> str:
+        """The name of its namespace, for what has to enter it."""
+        return self._namespace(host)
 
     def inside(self, host: str, *command: str) -> list[str]:
         """The command that runs this one on the host, in the same process, and is killed when the
@@ -158,7 +171,7 @@ class Network:
     def _build(self) -> None:
         for host in (_HUB, *self.hosts):
             _run(["ip", "netns", "add", self._namespace(host)])
-        self._ip(_HUB, ["link set dev lo up", "route add blackhole 10.77.0.0/16"])
+        self._ip(_HUB, ["link set dev lo up", f"route add blackhole {self._net}"])
         _run([*self._in(_HUB), "sysctl", "-qw", "net.ipv4.ip_forward=1"])
         for host in self.hosts:
             self._connect(host)
@@ -180,13 +193,13 @@ class Network:
         self._ip(
             _HUB,
             [
-                f"addr add 10.77.0.254/32 dev {host}",
+                f"addr add {self._hub}/32 dev {host}",
                 f"link set dev {host} up",
                 self._route(host),
             ],
         )
-        gateway = f"route add 10.77.0.254 dev {_CARD}"
-        self._ip(host, [gateway, "route add default via 10.77.0.254"])
+        gateway = f"route add {self._hub} dev {_CARD}"
+        self._ip(host, [gateway, f"route add default via {self._hub}"])
 
     def _route(self, host: str) -> str:
         return f"route replace {self.address(host)} dev {host}"
@@ -276,11 +289,11 @@ def _maker(name: str) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
-def _lives(pid: int, started_ticks: str) -> bool:
-    return _started_ticks(pid) == started_ticks
+def _lives(pid: int, ticks: str) -> bool:
+    return started_ticks(pid) == ticks
 
 
-def _started_ticks(pid: int) -> str:
+def started_ticks(pid: int) -> str:
     """When this process began, in ticks since boot; empty if there is none. Numbers of processes
     are used again."""
     try:
@@ -299,7 +312,7 @@ def _remove_namespace(name: str) -> None:
 
 def _kill(pid: int) -> None:
     end_s = time.monotonic() + REMOVAL_S
-    while _started_ticks(pid) and not _is_zombie(pid):
+    while started_ticks(pid) and not _is_zombie(pid):
         if time.monotonic() > end_s:
             raise NetworkError(f"process {pid} in a namespace that is to go does not end")
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from mpls.config import builtin, changed
 from mpls.errors import BadInput, MplsError, Refused
-from mpls.runtime.keys import Keychain, KeyFiles, take_keys
+from mpls.runtime.keys import CREDENTIAL, Keychain, KeyFiles, take_keys
 from tests.runtime.keyrings import NAMES, Keys
 
 
@@ -327,3 +328,74 @@ def test_a_worker_that_is_to_encrypt_never_starts_without_keys(keys: Keys) -> No
         take_keys(curve, "w0", None)
     assert isinstance(take_keys(curve, "w0", keys.files), Keychain)
     assert take_keys(builtin(), "w0", keys.files) is None
+
+
+# --- credentials ---
+
+
+@pytest.fixture
+def credential(keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """w0's secret where systemd leaves it, and no more beside the cluster file."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    path = folder / CREDENTIAL
+    keys.files.secret("w0").rename(path)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    return path
+
+
+def list_readers(path: Path, *entries: tuple[int, int, int]) -> None:
+    """Give it an access list as in acl(5): tag, bits and user, whose mask shows as the group."""
+    packed = b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + packed)
+
+
+def acl(user: int, group_bits: int = 0) -> list[tuple[int, int, int]]:
+    """Owner rw, this user r, the file's group, the mask, nobody else."""
+    none = 0xFFFFFFFF
+    return [(1, 6, none), (2, 4, user), (4, group_bits, none), (16, 4, none), (32, 0, none)]
+
+
+def test_a_worker_takes_its_secret_from_systemd_where_it_has_no_file(
+    keys: Keys, credential: Path
+) -> None:
+    assert keys.of("w0").secret == credential.read_text().strip()
+    keys.files.secret("w0").write_text("its own file comes first")
+    keys.files.secret("w0").chmod(0o600)
+    with pytest.raises(BadInput, match=r"w0\.secret: secret key: has 24 characters"):
+        keys.of("w0")
+
+
+def test_another_s_secret_as_a_credential_is_refused_by_its_name(
+    keys: Keys, credential: Path
+) -> None:
+    keys.files.secret("w1").unlink()
+    with pytest.raises(Refused, match=rf"{CREDENTIAL}: is not the secret of w1's key"):
+        keys.of("w1")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_a_credential_that_others_can_read_is_refused(
+    keys: Keys, credential: Path, mode: int
+) -> None:
+    credential.chmod(mode)
+    with pytest.raises(Refused, match=rf"{CREDENTIAL}: others can read it \(mode {mode:o}\)"):
+        keys.of("w0")
+
+
+def test_an_access_list_is_fine_when_only_this_user_is_on_it(keys: Keys, credential: Path) -> None:
+    list_readers(credential, *acl(os.geteuid()))
+    assert credential.stat().st_mode & 0o777 == 0o640
+    assert keys.of("w0").secret
+    for others in (acl(os.geteuid() + 1), acl(os.geteuid(), group_bits=4)):
+        list_readers(credential, *others)
+        with pytest.raises(Refused, match="others can read it"):
+            keys.of("w0")
+
+
+def test_without_its_credential_a_worker_hears_of_its_own_file(
+    keys: Keys, credential: Path
+) -> None:
+    credential.unlink()
+    with pytest.raises(Refused, match=r"cluster\.keys/w0\.secret: not there"):
+        keys.of("w0")

@@ -29,8 +29,8 @@ def run(*command: str | Path, cwd: Path) -> str:
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of an environment with our wheel, and with the packages of this one but not its checkout."""
     folder, pip = tmp_path_factory.mktemp("wheel"), [sys.executable, "-m", "pip"]
-    for name in ("mpls", "sim"):
-        shutil.copytree(ROOT / name, folder / name)
+    for name in ("mpls", "sim", "deploy"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder)
     run(*pip, "wheel", *QUIET, "--no-build-isolation", "-w", folder, folder, cwd=folder)
@@ -78,3 +78,11 @@ def test_a_sweep_runs_from_the_wheel(train: list[str], python: Path, elsewhere: 
 @pytest.mark.timeout(HALF_AN_HOUR_S)
 def test_the_command_is_installed(python: Path, elsewhere: Path) -> None:
     assert "mpls generate --workers 5" in run(python, "-m", "mpls", "--help", cwd=elsewhere)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(HALF_AN_HOUR_S)
+def test_the_systemd_units_come_from_the_wheel(python: Path, elsewhere: Path) -> None:
+    run(python, "-m", "mpls", "unit", "--template", elsewhere, cwd=elsewhere)
+    for name in ("mpls-worker@.service", "mpls.target"):
+        assert (elsewhere / name).read_text() == (ROOT / "deploy" / name).read_text()

@@ -1,0 +1,1 @@
+"""How a cluster gets onto its servers: where things lie there, and the systemd units."""

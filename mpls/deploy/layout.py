@@ -1,0 +1,53 @@
+"""Where everything lies on a server: what the unit names, and what whoever deploys fills
+(docs/decisions/016)."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+RELEASES = PurePosixPath("/opt/mpls/releases")
+"""A folder for each version that was ever deployed and may be gone back to."""
+CURRENT = PurePosixPath("/opt/mpls/current")
+"""A link to the release that runs. It is swapped by a rename, so that there always is one."""
+MPLS = CURRENT / "venv" / "bin" / "mpls"
+"""The command, as the unit calls it."""
+
+CONFIG = PurePosixPath("/etc/mpls")
+"""For everybody to read, but for the secrets."""
+CLUSTER = CONFIG / "cluster.toml"
+PUBLIC_KEYS = CONFIG / "cluster.keys.toml"
+SECRETS = CONFIG / "keys"
+"""root's, mode 700; only systemd reads it, and hands a worker its own secret."""
+
+STATE = PurePosixPath("/var/lib/mpls")
+"""A folder for each worker, with its checkpoints in `state` and its runs in `runs`."""
+
+UNITS = PurePosixPath("/etc/systemd/system")
+TEMPLATE = "mpls-worker@.service"
+TARGET = "mpls.target"
+DROP_IN = "cluster.conf"
+
+
+def release(version: str) -> PurePosixPath:
+    """The folder of one version; its `venv` has the command."""
+    return RELEASES / version
+
+
+def unit(worker_id: int) -> str:
+    """The name of a worker's unit."""
+    return TEMPLATE.replace("@", f"@{worker_id}")
+
+
+def drop_in(worker_id: int) -> PurePosixPath:
+    """The file with what differs from worker to worker, of `mpls unit`."""
+    return UNITS / f"{unit(worker_id)}.d" / DROP_IN
+
+
+def secret(worker_id: int) -> PurePosixPath:
+    """The secret key of one worker: a copy of CLUSTER.keys/NAME.secret, root's, mode 600."""
+    return SECRETS / f"{worker_id}.secret"
+
+
+def state(worker_id: int) -> PurePosixPath:
+    """Of one worker."""
+    return STATE / str(worker_id)

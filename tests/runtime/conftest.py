@@ -8,7 +8,8 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-LIMIT_S = 30
+LIMIT_S = 90
+"""Against hangs only: a machine that does other things as well may be many times slower."""
 
 torch.set_num_threads(1)
 

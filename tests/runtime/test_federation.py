@@ -26,8 +26,8 @@ from mpls.report.summary import summarise
 from mpls.runtime.federation import Federation, warm_up
 from tests.runtime.rig import Job
 
-pytestmark = pytest.mark.timeout(60)
-RUN_S = 40.0
+pytestmark = pytest.mark.timeout(120)
+RUN_S = 100.0
 
 QUICK = {"emulate": "", "status_s": 0.1}
 

@@ -28,7 +28,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "a key that is unknown": (
         GOOD + "[training]\nlearning_rate = 0.1\n",
         "[training] learning_rate = 0.1: unknown key; allowed: rounds, batch_size, lr, "
-        "momentum, local_steps, pace, publish_steps, device, threads, eval_every",
+        "momentum, local_steps, pace, publish_steps, device, threads, eval_every, bootstrap",
     ),
     "a table that is unknown": (
         GOOD + "[trainin]\nlr = 0.1\n",
@@ -38,7 +38,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "a misspelt key that is then missing": (
         edited('address = "127.0.0.1:5701"', 'adress = "127.0.0.1:5701"'),
         '[[workers]] id 1: adress = "127.0.0.1:5701": unknown key; allowed: id, name, '
-        "address, peers, speed, transport, grpc_port, ssh (and 1 more)",
+        "address, peers, speed, transport, grpc_port, ssh, left (and 1 more)",
     ),
     "port 99999": (
         edited("5701", "99999"),
@@ -69,11 +69,11 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "a worker without an id": (edited("id = 1\n", ""), "[[workers]] number 2: id is missing"),
     "a duplicate id": (
         edited("id = 1", "id = 2"),
-        "[[workers]] id = 2: ids must be 0 to 2, each once",
+        "[[workers]] id = 2: ids must be 0 to 2, each once; who leaves keeps its table, with left = true",
     ),
     "an id with a gap before it": (
         edited("id = 2", "id = 3"),
-        "[[workers]] id = 3: ids must be 0 to 2, each once",
+        "[[workers]] id = 3: ids must be 0 to 2, each once; who leaves keeps its table, with left = true",
     ),
     "a peer that does not exist": (
         edited("id = 1", "id = 1\npeers = [0, 7]", LISTED),

@@ -75,7 +75,7 @@ def command(
     folder = new_folder(config.cluster.out, config.cluster.name)
     keep_calibration(measured, folder)
     federation = Federation(config, folder, prepared.keys, prepared.adapter, restart)
-    run = _Run(federation, lambda: prepare(cluster, **overrides).config)
+    run = _Run(federation, lambda: prepare(cluster, to_run=False, **overrides).config)
     with _screen(run, quiet=as_json) as show:
         summary = run.watch(show)
     _report(summary, folder, as_json)

@@ -171,7 +171,7 @@ class Play:
         self._known = Outcome("", 0.0, 0.0)
         self._missing_events = False
         if not can_continue:
-            return replace(self._known, reason="gone")
+            return self._known._replace(reason="gone")
         self.to_server.forget()
         self.to_puller.forget()
         self.to_server.put(ask)
@@ -179,7 +179,7 @@ class Play:
         while reason is None:
             reason = self._fault() if self._faults and self.draw.random() < 0.1 else self._step()
             self._check_window()
-        return replace(self._known, reason=reason)
+        return self._known._replace(reason=reason)
 
     def _expect(self, ask: Pull) -> bool:
         """Make ready for what was asked for; False if it cannot be continued from here."""
@@ -244,13 +244,13 @@ class Play:
         if isinstance(layer, LayerArrived):
             self.arrived[layer.layer] = layer
             heard = LayerReceived(request_id, layer.layer, layer.buffer.nbytes, version, ROUND, 0.0)
-            known = replace(known, layers=(*known.layers, heard), version=version)
-            known = replace(known, arrivals_s=(*known.arrivals_s, 0.0))
+            known = known._replace(layers=(*known.layers, heard), version=version)
+            known = known._replace(arrivals_s=(*known.arrivals_s, 0.0))
         elif layer is not None:
             refused = LayerRefused(request_id, layer.layer, layer.reason)
-            known = replace(known, refused=(*known.refused, refused))
+            known = known._replace(refused=(*known.refused, refused))
         elif version and self.draw.random() < 0.3 and not self._missing_events:
-            known = replace(known, received_bytes=self.incoming.received_bytes, version=version)
+            known = known._replace(received_bytes=self.incoming.received_bytes, version=version)
         self._known = known
 
     def _fault(self) -> str | None:

@@ -69,11 +69,13 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "a worker without an id": (edited("id = 1\n", ""), "[[workers]] number 2: id is missing"),
     "a duplicate id": (
         edited("id = 1", "id = 2"),
-        "[[workers]] id = 2: ids must be 0 to 2, each once; who leaves keeps its table, with left = true",
+        "[[workers]] id = 2: ids must be 0 to 2, each once; who leaves keeps its table, "
+        "with left = true",
     ),
     "an id with a gap before it": (
         edited("id = 2", "id = 3"),
-        "[[workers]] id = 3: ids must be 0 to 2, each once; who leaves keeps its table, with left = true",
+        "[[workers]] id = 3: ids must be 0 to 2, each once; who leaves keeps its table, "
+        "with left = true",
     ),
     "a peer that does not exist": (
         edited("id = 1", "id = 1\npeers = [0, 7]", LISTED),

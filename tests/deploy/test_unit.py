@@ -16,7 +16,7 @@ from mpls.config import ClusterConfig, builtin, changed, dumps
 from mpls.deploy import layout
 from mpls.deploy.unit import drop_in, partners, unit_files
 from mpls.errors import INTERRUPTED, BadInput, Refused
-from mpls.runtime import process
+from mpls.runtime import shortages
 from mpls.runtime.keys import CREDENTIAL, KeyFiles
 from mpls.runtime.worker import DRAIN_S
 from tests.deploy.conftest import LACKING
@@ -144,7 +144,7 @@ def test_what_would_end_in_the_same_way_again_is_not_started_again() -> None:
 
 
 def test_a_worker_may_open_what_it_wants_to() -> None:
-    assert TEMPLATE["LimitNOFILE"] == [str(process.OPEN_FILES)]
+    assert TEMPLATE["LimitNOFILE"] == [str(shortages.OPEN_FILES)]
 
 
 def test_the_unit_alone_talks_to_its_own_machine_only() -> None:

@@ -141,14 +141,16 @@ class _Run:
         """A file that is wrong changes nothing."""
         self._reload_asked = False
         try:
-            joined = self._federation.reload(self._read_anew())
+            joined, left = self._federation.reload(self._read_anew())
         except MplsError as error:
             _echo(f"error: not reloaded, all stays as it was: {error}", err=True)
             return
-        names = {number: self._federation.config.worker(number).name for number in joined}
-        for number, name in names.items():
-            self._begin_to_follow(number, name)
-        _echo(f"cluster file reloaded; joined: {', '.join(names.values()) or 'nobody'}", err=True)
+        name_of = {worker.id: worker.name for worker in self._federation.config.workers}
+        for number in joined:
+            self._begin_to_follow(number, name_of[number])
+        told = [f"{name_of[number]} joined" for number in joined]
+        told += [f"{name_of.get(number, f'worker {number}')} left" for number in left]
+        _echo(f"cluster file reloaded: {', '.join(told) or 'nobody joined or left'}", err=True)
 
     def _tell_of_restarts(self) -> None:
         for name, code in self._federation.restarted[self._restarts :]:

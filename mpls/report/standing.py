@@ -32,7 +32,10 @@ class Standing:
         if record["kind"] == "checkpoint" and not self.unsaved:
             self.checkpoint_round = record["round"]
         elif record["kind"] == "peer":
-            self.peers[record["peer"]] = record["standing"]
+            if record["standing"] == "removed":
+                self.peers.pop(record["peer"], None)
+            else:
+                self.peers[record["peer"]] = record["standing"]
         elif record["kind"] == "header":
             self.peers.clear()
 

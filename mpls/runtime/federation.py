@@ -87,10 +87,10 @@ class Federation:
             self._processes[worker.id] = self._launch(worker.id)
         self._let_go_of_listeners()
 
-    def reload(self, file: ClusterConfig) -> list[int]:
+    def reload(self, file: ClusterConfig) -> tuple[list[int], list[int]]:
         """Take up the workers of the cluster file as it is now: those who joined are started, the
-        others told to read it anew, upon which those who left drain. Returns the ids of those who
-        joined. Raises BadInput for an address in use, and then nothing has changed."""
+        others told to read it anew, upon which those who left drain. Returns the ids of both.
+        Raises BadInput for an address in use, and then nothing has changed."""
         bound = {worker.id: worker.address for worker in self.config.workers}
         workers = [_at(worker, bound.get(worker.id, "")) for worker in file.workers]
         members = file.model_copy(update={"workers": tuple(workers)})
@@ -98,7 +98,8 @@ class Federation:
         with ExitStack() as listeners:
             config = self._listen(self.config.with_members(members), joined, listeners)
             self._listeners.push(listeners.pop_all())
-        for number in _ids(self.config) - _ids(config):
+        left = sorted(_ids(self.config) - _ids(config))
+        for number in left:
             self._sockets[number].close()
             self._restarts_left[number] = 0
         self.config = config
@@ -108,7 +109,7 @@ class Federation:
             self._restarts_left[number] = self._restarts
             self._processes[number] = self._launch(number)
         self._let_go_of_listeners()
-        return joined
+        return joined, left
 
     def _let_go_of_listeners(self) -> None:
         if not self._restarts:

@@ -107,8 +107,8 @@ def come_and_go(run: Run) -> None:
     newcomer = {"id": 3, "address": "127.0.0.1:0"}
     workers = [worker.model_dump(exclude_none=True) for worker in before.workers]
     workers[0]["left"] = True
-    joined = run.federation.reload(changed(before, {"workers": [*workers, newcomer]}))
-    assert joined == [3]
+    told = run.federation.reload(changed(before, {"workers": [*workers, newcomer]}))
+    assert told == ([3], [0])
 
     def end_once_met(run: Run) -> bool:
         pulls = run.records("w3", "pull") if run.trace("w3").exists() else []

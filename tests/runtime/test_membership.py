@@ -281,3 +281,21 @@ def test_a_restarted_worker_keeps_its_data_whoever_joined_meanwhile(town: Town) 
         headers += town.records(0, "header")
     assert headers[0]["labels"] == headers[1]["labels"]
     assert headers[1]["resumed"] is not None
+
+
+def test_a_checkpoint_of_one_among_fewer_than_its_id_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Its name went to another table: there is no shard for that id."""
+
+    def run(config: ClusterConfig, number: int) -> None:
+        me = config.worker(number)
+        listener = listener_at(me.name, me.host, me.port)
+        Worker(config, number, Place(tmp_path, listener.detach(), state=tmp_path / "state")).run()
+
+    tables = {"training": {"rounds": 1}, "mpls": {"strategy": "local"}}
+    addresses = free_addresses(3)
+    alone = [{"id": 0, "name": "anna", "address": addresses[0]}]
+    run(changed(builtin(), {**tables, "workers": alone}), 0)
+    names = ("bert", "carl", "anna")
+    three = [{"id": i, "name": names[i], "address": addresses[i]} for i in range(3)]
+    with pytest.raises(BadInput, match=r"id 2: its checkpoint is of one among 1; give it its id"):
+        run(changed(builtin(), {**tables, "workers": three}), 2)

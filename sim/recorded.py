@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class RecordedWorker:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """`workers[i]` is worker i of `config`."""
+    """`workers[i]` is worker i of `config`; one that had left before it began did nothing."""
 
     place: str
     """The folder, for errors and labels."""
@@ -113,17 +114,29 @@ def read_run(folder: Path) -> RecordedRun:
         raise BadInput(f"{folder}: no folder of a run, it has no {CLUSTER_FILE}{hint}")
     config = load(cluster)
     traces = [folder / f"{worker.name}.trace.jsonl" for worker in config.workers]
-    for trace in traces:
+    here = [not it.left or trace.exists() for it, trace in zip(config.workers, traces)]
+    for trace in compress(traces, here):
         if not trace.is_file():
             raise BadInput(
                 f"{folder}: {trace.name} is missing; a recorded run has the trace of every worker "
                 "(`mpls run` leaves them, and `python -m sim --trace full` below traces/)"
             )
     digest = hashlib.sha256()
-    for path in (cluster, *traces):
+    for path in (cluster, *compress(traces, here)):
         digest.update(path.read_bytes())
-    workers = tuple(read_worker(read(trace), str(trace)) for trace in traces)
+    found = [read_worker(read(trace), str(trace)) for trace in compress(traces, here)]
+    in_order = iter(found)
+    workers = tuple(
+        next(in_order) if is_here else _absent(found[0], worker.name)
+        for worker, is_here in zip(config.workers, here)
+    )
     return RecordedRun(str(folder), config, workers, digest.hexdigest())
+
+
+def _absent(other: RecordedWorker, name: str) -> RecordedWorker:
+    """One that had left before the run began: it trains what an `other` does, and did nothing."""
+    spec = replace(other.spec, name=name, peers=())
+    return RecordedWorker(spec, (), (), (), (), (), (), ())
 
 
 def _near_by(folder: Path) -> Path | None:

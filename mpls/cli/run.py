@@ -103,8 +103,10 @@ class _Run:
     def _begin_to_follow(self, number: int, name: str) -> None:
         from mpls.report.progress import TraceFollower, WorkerProgress
 
-        follower = TraceFollower(self._federation.folder / f"{name}.trace.jsonl")
-        self._followed.setdefault(number, (WorkerProgress(name), follower))
+        known = self._followed.get(number)
+        if known is None or known[0].name != name:  # one that comes back goes on in its own trace
+            follower = TraceFollower(self._federation.folder / f"{name}.trace.jsonl")
+            self._followed[number] = (WorkerProgress(name), follower)
 
     @property
     def title(self) -> str:
@@ -138,12 +140,16 @@ class _Run:
         self._reload_asked = True
 
     def _reload(self) -> None:
-        """A file that is wrong changes nothing."""
+        """A file that is wrong changes nothing; the workers' keys have a file of their own."""
+        from mpls.runtime.membership import ignored
+
         self._reload_asked = False
         try:
-            joined, left = self._federation.reload(self._read_anew())
+            file = self._read_anew()
+            joined, left = self._federation.reload(file)
         except MplsError as error:
             _echo(f"error: not reloaded, all stays as it was: {error}", err=True)
+            self._federation.tell_to_reload()
             return
         name_of = {worker.id: worker.name for worker in self._federation.config.workers}
         for number in joined:
@@ -151,6 +157,8 @@ class _Run:
         told = [f"{name_of[number]} joined" for number in joined]
         told += [f"{name_of.get(number, f'worker {number}')} left" for number in left]
         _echo(f"cluster file reloaded: {', '.join(told) or 'nobody joined or left'}", err=True)
+        if late := ignored(self._federation.config, file):
+            _echo(f"warning: taken up at the next run only: {', '.join(late)}", err=True)
 
     def _tell_of_restarts(self) -> None:
         for name, code in self._federation.restarted[self._restarts :]:

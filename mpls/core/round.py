@@ -80,8 +80,9 @@ class Rounds(Beliefs):
 def bootstrap(worker: Rounds) -> Story:
     """What a newcomer begins with: every layer of every peer, once. It waits a while for those that
     cannot be reached yet, and not for those that are busy, which only just begin themselves; where
-    nobody has any weights, it begins with its own."""
-    for look in range(BOOTSTRAP_LOOKS_ALONE):
+    nobody has any weights, or nothing is ever pulled, it begins with its own."""
+    looks = 0 if worker.spec.plan.strategy == "local" else BOOTSTRAP_LOOKS_ALONE
+    for look in range(looks):
         ready = len(worker.ready())
         if ready == len(worker.peers) or (ready and look >= BOOTSTRAP_LOOKS):
             break

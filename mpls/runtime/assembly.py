@@ -23,6 +23,7 @@ from mpls.core.serving import Condition, Serving
 from mpls.core.spec import WorkerSpec
 from mpls.core.streams import Stream
 from mpls.core.trace import header
+from mpls.errors import BadInput
 from mpls.model import nets
 from mpls.model.data import load
 from mpls.model.layers import FlatModel, plain_values
@@ -150,6 +151,10 @@ class Parts:
         identity = Identity(self._me.name, self.manifest.hash, learning, adopted)
         past = state.resume(identity, self._place.fresh)
         self._identity = identity.of_the_same_life(past) if past else identity
+        dealt_to = self._identity.learning[SHARDS]
+        if dealt_to <= self._id:
+            found = f"its checkpoint is of one among {dealt_to}"
+            raise BadInput(f"[[workers]] id {self._id}: {found}; give it its id back, or --fresh")
         return past
 
     def _begin_trace(self, labels: np.ndarray) -> None:

@@ -18,9 +18,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpls.config import ClusterConfig, WorkerTable, dumps
+from mpls.config import ClusterConfig, WorkerTable, dumps, loads
 from mpls.errors import BadInput, Refused
 from mpls.runtime.keys import KeyFiles
+from mpls.runtime.membership import demand_same_place, demand_same_ways
 from mpls.runtime.process import child_process
 from mpls.runtime.sockets import listener_at
 
@@ -90,13 +91,15 @@ class Federation:
     def reload(self, file: ClusterConfig) -> tuple[list[int], list[int]]:
         """Take up the workers of the cluster file as it is now: those who joined are started, the
         others told to read it anew, upon which those who left drain. Returns the ids of both.
-        Raises BadInput for an address in use, and then nothing has changed."""
+        Raises BadInput for an address in use, or what cannot be taken up while workers run, Refused
+        where they cannot change or somebody still drains; and then nothing has changed."""
         bound = {worker.id: worker.address for worker in self.config.workers}
         workers = [_at(worker, bound.get(worker.id, "")) for worker in file.workers]
-        members = file.model_copy(update={"workers": tuple(workers)})
+        members = self.config.with_members(file.model_copy(update={"workers": tuple(workers)}))
         joined = sorted(_ids(file) - _ids(self.config))
+        self._demand_reloadable(members, joined)
         with ExitStack() as listeners:
-            config = self._listen(self.config.with_members(members), joined, listeners)
+            config = self._listen(members, joined, listeners)
             self._listeners.push(listeners.pop_all())
         left = sorted(_ids(self.config) - _ids(config))
         for number in left:
@@ -104,12 +107,23 @@ class Federation:
             self._restarts_left[number] = 0
         self.config = config
         self._write()
-        self._tell_to_reload()
+        self.tell_to_reload()
         for number in joined:
             self._restarts_left[number] = self._restarts
             self._processes[number] = self._launch(number)
         self._let_go_of_listeners()
         return joined, left
+
+    def _demand_reloadable(self, members: ClusterConfig, joined: list[int]) -> None:
+        """Of the running cluster with the workers of the file."""
+        demand_same_ways(self.config, members)
+        loads(dumps(members), "the running cluster with these workers")
+        for number in sorted(_ids(members) - {*joined}):
+            demand_same_place(self.config.workers[number], members.workers[number])
+        for number in joined:
+            process = self._processes.get(number)
+            if process is not None and process.is_alive():
+                raise Refused(f"[[workers]] id {number}: {process.name} has not ended yet; wait")
 
     def _let_go_of_listeners(self) -> None:
         if not self._restarts:
@@ -166,7 +180,8 @@ class Federation:
             if process.is_alive():
                 process.terminate()
 
-    def _tell_to_reload(self) -> None:
+    def tell_to_reload(self) -> None:
+        """Have all workers read their cluster file anew, and their keys."""
         for process in self._processes.values():
             if process.is_alive() and process.pid is not None:
                 os.kill(process.pid, signal.SIGHUP)

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mpls.config import ClusterConfig, load
-from mpls.errors import BadInput, shown
+from mpls.config import ClusterConfig, WorkerTable, load
+from mpls.errors import BadInput, Refused, shown
 
 
 def read_anew(
@@ -15,7 +15,7 @@ def read_anew(
 ) -> tuple[ClusterConfig, list[str]]:
     """The running cluster with the workers of the file as it is now, and the keys of it that were
     changed, too, and are not taken up. Raises BadInput if the file is wrong, or makes another
-    worker of this one."""
+    worker of this one, and Refused if it cannot be taken up while this one runs."""
     if path is None:
         raise BadInput("this worker was started without a cluster file")
     file = load(path)
@@ -23,14 +23,32 @@ def read_anew(
         if worker.port == 0:
             raise BadInput(f"{path}: [[workers]] id {worker.id}: port 0 cannot be found by others")
     if not has_left(file, me):
-        before, now = running.worker(me), file.worker(me)
-        for key in ("name", "address"):
-            was, will_be = getattr(before, key), getattr(now, key)
-            if was != will_be:
-                what = f"{key} = {shown(will_be)} was {shown(was)} when this worker began"
-                raise BadInput(f"{path}: [[workers]] id {me}: {what}; restart it")
+        demand_same_place(running.worker(me), file.worker(me), f"{path}: ")
     config = running.with_members(file)
-    return config, _ignored(config, file)
+    if not has_left(file, me):
+        demand_same_ways(running, config)
+    return config, ignored(config, file)
+
+
+def demand_same_place(before: WorkerTable, now: WorkerTable, where: str = "") -> None:
+    """Raises BadInput where a running worker is to have another name or address."""
+    for key in ("name", "address"):
+        was, will_be = getattr(before, key), getattr(now, key)
+        if was != will_be:
+            what = f"{key} = {shown(will_be)} was {shown(was)} when this worker began"
+            raise BadInput(f"{where}[[workers]] id {now.id}: {what}; restart it")
+
+
+def demand_same_ways(running: ClusterConfig, config: ClusterConfig) -> None:
+    """Raises Refused where workers would talk in another way than the running ones were made for:
+    by gRPC, or encrypted instead of in plaintext."""
+    if running.speaks("grpc") or config.speaks("grpc"):
+        what = "in a cluster with gRPC workers are taken up at the start only"
+        raise Refused(f"{what}; restart those who run")
+    before, now = running.security(), config.security()
+    if before != now:
+        what = f'[network] security = "auto" was {before} and is {now} with these addresses'
+        raise Refused(f"{what}; restart those who run, or name one before that")
 
 
 def has_left(config: ClusterConfig, worker_id: int) -> bool:
@@ -56,7 +74,8 @@ def news(before: ClusterConfig, after: ClusterConfig, me: int) -> Iterator[str]:
             yield f"{name} is at {new[name]} now"
 
 
-def _ignored(config: ClusterConfig, file: ClusterConfig) -> list[str]:
+def ignored(config: ClusterConfig, file: ClusterConfig) -> list[str]:
+    """The keys of the file that differ and are read at the start only, but where runs are put."""
     mine, its = config.model_dump(mode="json"), file.model_dump(mode="json")
     return [
         f"[{table}] {key}"

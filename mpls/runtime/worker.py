@@ -160,7 +160,8 @@ class Worker:
                 self._stop_asked = True
 
     def _reload(self) -> None:
-        """A file that is wrong changes nothing, but is logged and counted."""
+        """A file that is wrong changes nothing, but is logged and counted. The keys have a file of
+        their own: one that was revoked is let in no more, whatever is wrong with this one."""
         try:
             config, ignored = read_anew(self._place.cluster, self._config, self._id)
             if has_left(config, self._id):
@@ -172,6 +173,8 @@ class Worker:
         except MplsError as error:
             self._failed_reloads += 1
             log.error("cluster file not reloaded, all stays as it was: %s", error)
+            if self._parts.keychain is not None:
+                self._parts.keychain.reload()
             return
         self._config = config
         log.info("cluster file reloaded: %s", ", ".join(told) or "nothing new")

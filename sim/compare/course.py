@@ -53,11 +53,16 @@ class Run:
 def read_course(folder: Path) -> Run:
     """Raises BadInput, one line that names the folder or file, where it is no run."""
     recorded = read_run(folder)
-    names = [worker.name for worker in recorded.config.workers]
-    records = {name: list(read(folder / f"{name}.trace.jsonl")) for name in names}
+    names = [it.name for it in recorded.config.workers if (folder / _trace_of(it.name)).exists()]
+    records = {name: list(read(folder / _trace_of(name))) for name in names}
     offsets_s = _offsets_s(list(records.values()))
     courses = [course(name, records[name], at_s) for name, at_s in zip(names, offsets_s)]
     return Run(recorded, records, tuple(courses), offsets_s)
+
+
+def _trace_of(name: str) -> str:
+    """Whoever had left before the run began has none."""
+    return f"{name}.trace.jsonl"
 
 
 def course(worker: str, records: Iterable[Record], offset_s: float = 0.0) -> Course:

@@ -20,7 +20,7 @@ import pytest
 
 from mpls.config import ClusterConfig, builtin, changed
 from mpls.core.trace import Record, read, replay
-from mpls.errors import BadInput
+from mpls.errors import BadInput, MplsError, Refused
 from mpls.report.progress import TraceFollower, WorkerProgress, earlier_lives
 from mpls.report.summary import summarise
 from mpls.runtime.federation import Federation, warm_up
@@ -101,6 +101,12 @@ def all_under_way(run: Run) -> bool:
     return all(worker.round >= 3 for worker in run.workers)
 
 
+def back(run: Run) -> list[dict[str, object]]:
+    """The tables of those who were there first, as if nobody had left."""
+    workers = run.federation.config.workers[:3]
+    return [{**worker.model_dump(exclude_none=True), "left": False} for worker in workers]
+
+
 def come_and_go(run: Run) -> None:
     """w3 joins and w0 leaves; when they have met, all are told to end."""
     before = run.federation.config
@@ -109,6 +115,8 @@ def come_and_go(run: Run) -> None:
     workers[0]["left"] = True
     told = run.federation.reload(changed(before, {"workers": [*workers, newcomer]}))
     assert told == ([3], [0])
+    with pytest.raises(Refused, match=r"id 0: w0 has not ended yet; wait"):
+        run.federation.reload(changed(run.federation.config, {"workers": [*back(run), newcomer]}))
 
     def end_once_met(run: Run) -> bool:
         pulls = run.records("w3", "pull") if run.trace("w3").exists() else []
@@ -243,6 +251,39 @@ def test_a_run_that_is_reloaded_starts_who_joined_and_ends_who_left(runs):
         standings = [(it["peer"], it["standing"]) for it in run.records(name, "peer")]
         assert ("w0", "removed") in standings
         assert replay(read(run.trace(name))) is None
+
+
+@pytest.mark.parametrize(
+    ("tables", "why"),
+    [
+        ({"name": "anna"}, r'id 1: name = "anna" was "w1" when this worker began; restart it'),
+        ({"address": "127.0.0.1:1"}, r"id 1: address = .* was .*; restart it"),
+        ({"transport": "grpc"}, "with gRPC workers are taken up at the start only"),
+    ],
+)
+def test_a_reload_that_would_make_another_of_a_running_worker_changes_nothing(
+    tmp_path: Path, tables: dict[str, object], why: str
+) -> None:
+    federation = Federation(config({}), tmp_path)
+    before = (tmp_path / "cluster.toml").read_text()
+    workers = [worker.model_dump(exclude_none=True) for worker in federation.config.workers]
+    workers[1] |= tables
+    with pytest.raises(MplsError, match=why):
+        federation.reload(changed(federation.config, {"workers": workers}))
+    assert (tmp_path / "cluster.toml").read_text() == before
+    assert federation.exits() == {}
+
+
+def test_who_joins_has_to_fit_what_was_read_at_the_start(tmp_path: Path) -> None:
+    """The run's own cluster file, which a newcomer begins with, would be wrong."""
+    federation = Federation(config({"data": {"shards": 3}}), tmp_path)
+    before = (tmp_path / "cluster.toml").read_text()
+    tables = [{"id": number, "address": "127.0.0.1:0"} for number in range(4)]
+    grown = changed(federation.config, {"data": {"shards": 4}, "workers": tables})
+    with pytest.raises(BadInput, match=r"shards = 3: must be 0, or at least 4"):
+        federation.reload(grown)
+    assert (tmp_path / "cluster.toml").read_text() == before
+    assert federation.exits() == {}
 
 
 def test_its_summary_has_everything(runs):

@@ -13,9 +13,10 @@ import pytest
 
 from mpls.config import ClusterConfig, builtin, changed, dumps, load
 from mpls.core.trace import Record, read, replay
-from mpls.errors import BadInput
+from mpls.errors import BadInput, Refused
 from mpls.report.progress import TraceFollower
 from mpls.runtime.membership import news, read_anew
+from mpls.runtime.outfit import Adapter
 from mpls.runtime.sockets import listener_at
 from mpls.runtime.worker import Place, Worker
 from tests.runtime.rig import Job, listening_socket, until
@@ -49,6 +50,7 @@ class Town:
         self.folder = folder
         self.workers: dict[int, Worker] = {}
         self.jobs: dict[int, Job] = {}
+        self.adapter: Adapter | None = None
         self._traces: dict[int, Path] = {}
         self._followers: dict[int, TraceFollower] = {}
         self._records: dict[int, list[Record]] = {}
@@ -64,7 +66,9 @@ class Town:
         me = config.worker(number)
         listener = listener_at(me.name, me.host, me.port)
         state = self.folder / f"{number}.state"
-        place = Place(folder, listener.detach(), state=state, cluster=self.file)
+        place = Place(
+            folder, listener.detach(), adapter=self.adapter, state=state, cluster=self.file
+        )
         self.workers[number] = Worker(config, number, place)
         self.jobs[number] = Job(f"worker {number}", self.workers[number].run)
         self._traces[number] = folder / f"{me.name}.trace.jsonl"
@@ -179,6 +183,27 @@ def test_a_file_that_is_wrong_changes_nothing_and_is_told_of(
     assert town.records(0, "served")[0]["failed_reloads"] == 1
 
 
+def test_a_worker_whose_peers_speak_grpc_goes_on_as_it_was(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It speaks ZeroMQ itself: only its transport, in another thread, could refuse."""
+    town.adapter = pytest.importorskip("mpls.adapters.mixed").adapt
+    addresses = free_addresses(3)
+
+    def of(count: int) -> ClusterConfig:
+        tables = [{"id": i, "address": addresses[i]} for i in range(count)]
+        tables[1]["transport"] = "grpc"
+        return changed(cluster(addresses[:count]), {"workers": tables})
+
+    town.write(of(2))
+    town.start(0)
+    until(lambda: town.records(0, "mix"), "w0 to train", 30.0)
+    town.write(of(3))
+    town.reload(0)
+    until(lambda: "with gRPC workers are taken up at the start only" in caplog.text, "a line")
+    town.end(0)
+
+
 @pytest.mark.live
 def test_sighup_has_a_process_read_the_file_anew(tmp_path: Path) -> None:
     town = Town(tmp_path)
@@ -211,6 +236,25 @@ def test_a_worker_that_is_renamed_or_moved_has_to_be_started_anew(tmp_path: Path
         read_anew(file, running, 1)
 
 
+@pytest.mark.parametrize(
+    ("newcomer", "why"),
+    [
+        ({"address": "127.0.0.1:7002", "transport": "grpc"}, "with gRPC"),
+        ({"address": "10.0.0.1:7002"}, '"auto" was plaintext and is curve with these addresses'),
+    ],
+)
+def test_a_newcomer_that_would_talk_in_another_way_is_not_taken_up(
+    tmp_path: Path, newcomer: dict[str, str], why: str
+) -> None:
+    file = tmp_path / "town.toml"
+    running = cluster(["127.0.0.1:7000", "127.0.0.1:7001"])
+    tables = [worker.model_dump(exclude_none=True) for worker in running.workers]
+    grown = changed(running, {"workers": [*tables, {"id": 2, **newcomer}]})
+    file.write_text(dumps(grown), encoding="utf-8")
+    with pytest.raises(Refused, match=why):
+        read_anew(file, running, 0)
+
+
 def test_what_is_read_at_the_start_only_is_named(tmp_path: Path) -> None:
     file = tmp_path / "town.toml"
     running = cluster(["127.0.0.1:7000", "127.0.0.1:7001"])
@@ -237,3 +281,21 @@ def test_a_restarted_worker_keeps_its_data_whoever_joined_meanwhile(town: Town) 
         headers += town.records(0, "header")
     assert headers[0]["labels"] == headers[1]["labels"]
     assert headers[1]["resumed"] is not None
+
+
+def test_a_checkpoint_of_one_among_fewer_than_its_id_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Its name went to another table: there is no shard for that id."""
+
+    def run(config: ClusterConfig, number: int) -> None:
+        me = config.worker(number)
+        listener = listener_at(me.name, me.host, me.port)
+        Worker(config, number, Place(tmp_path, listener.detach(), state=tmp_path / "state")).run()
+
+    tables = {"training": {"rounds": 1}, "mpls": {"strategy": "local"}}
+    addresses = free_addresses(3)
+    alone = [{"id": 0, "name": "anna", "address": addresses[0]}]
+    run(changed(builtin(), {**tables, "workers": alone}), 0)
+    names = ("bert", "carl", "anna")
+    three = [{"id": i, "name": names[i], "address": addresses[i]} for i in range(3)]
+    with pytest.raises(BadInput, match=r"id 2: its checkpoint is of one among 1; give it its id"):
+        run(changed(builtin(), {**tables, "workers": three}), 2)

@@ -275,6 +275,14 @@ def test_the_command_leaves_a_table_and_a_page_beside_the_run(
     assert "Pulls over time" in (copy / "report.html").read_text()
 
 
+def test_who_had_left_before_a_run_began_has_no_trace_to_be_judged(copy: Path) -> None:
+    absent = '\n[[workers]]\nid = 3\nname = "w3"\naddress = "127.0.0.1:0"\nleft = true\n'
+    with (copy / "cluster.toml").open("a") as file:
+        file.write(absent)
+    assert main(["compare", str(copy), "--exact"]) == 0
+    assert read_course(copy).recorded.workers[3].rounds == 0
+
+
 def test_only_what_is_exact_is_judged_in_a_moment(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

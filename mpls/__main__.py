@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import sys
 
 
@@ -13,7 +14,12 @@ def main() -> None:
     if sys.stderr is not None:
         # A crash, or the SIGABRT of a watchdog, says where each thread was.
         faulthandler.enable()
-    sys.exit(run())
+    try:
+        sys.exit(run())
+    finally:
+        # Python would go over every object of torch's several times, to free what ends with the
+        # process: most of the time a worker took to go, and long where it gets little of a core.
+        gc.freeze()
 
 
 if __name__ == "__main__":

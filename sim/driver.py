@@ -196,7 +196,10 @@ class VirtualWorker:
     # --- commands of the core ---
 
     def _carry_out(self, commands: list[Command]) -> None:
+        """Whatever makes events of its own comes after all else, as live: the trainer may mix at
+        once, and what the core makes of that must not get among these commands."""
         failures: list[Event] = []
+        update: PublishUpdate | None = None
         for command in commands:
             if isinstance(command, RecordNote):
                 if self._records is not None:
@@ -209,9 +212,11 @@ class VirtualWorker:
             elif isinstance(command, CancelRequest):
                 self._fabric.cancel(self, command)
             elif isinstance(command, PublishUpdate):
-                self._deliver(command)
+                update = command
         for failure in failures:
             self.handle(failure)
+        if update is not None:
+            self._deliver(update)
         self._arm()
 
     def _arm(self) -> None:

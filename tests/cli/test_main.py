@@ -53,6 +53,19 @@ print("torch" in sys.modules)
     assert said.endswith("\nFalse\n")
 
 
+def test_nobody_looks_for_garbage_when_the_process_ends_anyhow() -> None:
+    code = """
+import atexit, gc, sys
+atexit.register(lambda: print(len(gc.get_objects()) < gc.get_freeze_count() / 100))
+from mpls.__main__ import main
+sys.argv[1:] = ["--version"]
+main()
+"""
+    ended = run("-c", code)
+    assert ended.stdout == f"mpls, version {mpls.__version__}\nTrue\n", ended.stderr
+    assert ended.returncode == 0
+
+
 def test_the_version_is_the_package_s() -> None:
     assert run("-m", "mpls", "--version").stdout == f"mpls, version {mpls.__version__}\n"
 

@@ -22,6 +22,7 @@ from mpls.core.messages import from_plain
 from mpls.core.round import Rounds
 from mpls.core.spec import WorkerSpec
 from mpls.core.trace import Record, parse
+from tests.live.autopsy import autopsy
 
 ROOT = Path(__file__).parents[2]
 MPLS = (sys.executable, "-m", "mpls")
@@ -121,6 +122,10 @@ class Life:
             self.signal(signal.SIGTERM)
         try:
             return self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            found = autopsy(self.process)
+            why = f"{self.name} was not gone {STOP_S:g} s after SIGTERM"
+            raise AssertionError(f"{why}\n{found}\n{self.output()}") from None
         finally:
             self.process.kill()
             self.look()

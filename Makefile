@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON ?=
 BIN := .venv/bin
 READY := .venv/.ready
+# Linters of deploy/ that nothing else needs.
+DEPLOY_CHECKS := .venvs/deploy-checks
 # Tests spread over the cores; one torch thread each.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
@@ -20,7 +22,7 @@ SEEDS ?= 1000
 MESSAGES ?= 1000000
 SESSIONS ?= 10000
 
-.PHONY: help setup proto run-local sim sim-faults test test-slow test-live test-pythons check format golden bench bench-live bench-wire fuzz fuzz-grpc mutants clean
+.PHONY: help setup proto run-local sim sim-faults test test-slow test-live test-pythons check format golden bench bench-live bench-wire fuzz fuzz-grpc mutants check-deploy rehearse-boxes clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -96,6 +98,17 @@ twin-check: $(READY) ## Live runs over shaped links, held against the twin; need
 
 twin-study: $(READY) ## All settings of docs/twin.md; needs root, about an hour; OUT=
 	@$(BIN)/python -m tests.twin study $(if $(OUT),--out $(OUT)) $(ARGS)
+
+check-deploy: $(DEPLOY_CHECKS)/.ready ## Lint deploy/: Dockerfile, compose and Kubernetes files, scripts, units
+	@bash tools/check_deploy.sh $(DEPLOY_CHECKS)/bin
+
+$(DEPLOY_CHECKS)/.ready: deploy/checks.txt $(READY)
+	@$(BIN)/python -m venv $(DEPLOY_CHECKS)
+	@$(DEPLOY_CHECKS)/bin/python -m pip install -q --disable-pip-version-check --only-binary :all: -r $< 2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
+	@touch $@
+
+rehearse-boxes: $(READY) ## Run what the containers would run, without an engine; needs root and debootstrap; ARGS=
+	@$(BIN)/python -m tests.deploy.boxes $(ARGS)
 
 clean: ## Remove what tests and builds leave behind; keeps .venv and runs
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis ./*.egg-info

@@ -70,7 +70,7 @@ def prepare(
     a missing data set. Raises BadInput or Refused.
     """
     config = _overridden(load(path) if path else builtin(), overrides)
-    keys = KeyFiles(path) if path and _wants_keys(config) else None
+    keys = KeyFiles(path) if path and wants_keys(config) else None
     with named(path):
         if worker_id is not None:
             check_worker(config, worker_id)
@@ -79,9 +79,9 @@ def prepare(
         warnings = (
             *config.warnings,
             *_look_at_keys(config, keys, worker_id, to_run),
-            *_look_at_certificates(config, worker_id, to_run),
+            *look_at_certificates(config, worker_id, to_run),
         )
-        _try_own_code(config)
+        try_own_code(config)
         dataset = data.load(config.data.dataset, config.data.root, download)
         settings = config.partition_settings()
         shards = partition(dataset.train_labels, len(config.workers), **settings)
@@ -124,7 +124,7 @@ def _look_at_keys(
 ) -> list[str]:
     """Raises BadInput or Refused if what is to run here cannot encrypt as it is to. If nothing is
     to run, that is a warning, and the secrets that are elsewhere are none."""
-    if not _wants_keys(config):
+    if not wants_keys(config):
         return []
     if keys is None:
         raise Refused("keys lie beside a cluster file, and this is none")
@@ -141,7 +141,8 @@ def _look_at_keys(
     return [f"{keys.public}: {name} is no worker of this cluster" for name in ring.strangers]
 
 
-def _wants_keys(config: ClusterConfig) -> bool:
+def wants_keys(config: ClusterConfig) -> bool:
+    """Whether its workers know each other by keys."""
     return config.security() == "curve" and config.speaks("zmq")
 
 
@@ -154,7 +155,7 @@ def _grpc() -> Any:
         raise BadInput(f'{missing}: pip install "mpls-dfl[grpc]"') from None
 
 
-def _look_at_certificates(config: ClusterConfig, worker_id: int | None, to_run: bool) -> list[str]:
+def look_at_certificates(config: ClusterConfig, worker_id: int | None, to_run: bool) -> list[str]:
     """As with keys: raises BadInput or Refused for what is to run here."""
     if not config.speaks("grpc"):
         return []
@@ -174,9 +175,9 @@ def _look_at_certificates(config: ClusterConfig, worker_id: int | None, to_run: 
     return []
 
 
-def _try_own_code(config: ClusterConfig) -> None:
+def try_own_code(config: ClusterConfig) -> None:
     """A user's own strategy or model lies where the command was given, which only
-    `python -m mpls` would search."""
+    `python -m mpls` would search. Raises BadInput for a strategy that cannot be had."""
     own_code = ":" in config.mpls.strategy or ":" in config.model.name
     if own_code and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -194,11 +195,12 @@ def _try_model(config: ClusterConfig, dataset: data.Dataset) -> None:
     )
     if config.speaks("grpc"):
         _grpc().Catalogue(plain_values(module))
-    _check_layers(config.model.name, [layer.name for layer in FlatModel(module).manifest.layers])
+    check_layers(config.model.name, [layer.name for layer in FlatModel(module).manifest.layers])
 
 
-def _check_layers(model: str, layers: list[str]) -> None:
-    """Peers ask for layers by name, and progress has a number for each."""
+def check_layers(model: str, layers: list[str]) -> None:
+    """Peers ask for layers by name, and progress has a number for each. Raises BadInput for more or
+    longer ones than can be asked for."""
     where = f"[model] name = {shown(model)}"
     if len(layers) > ENTRIES_LIMIT:
         raise BadInput(

@@ -35,6 +35,7 @@ ROOMS = {
     "mpls.adapters": "adapters",
     "mpls.preflight": "preflight",
     "mpls.forecast": "preflight",
+    "mpls.doctor": "preflight",
     "mpls.cli": "cli",
     "mpls.__main__": "main",
     "sim.__main__": "sim main",

@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "Run all workers of a cluster on this machine.",
     "worker": "Run one worker of a cluster, one of its servers.",
     "status": "Say how a run's workers are.",
+    "doctor": "Say what would keep a cluster from running.",
     "check": "Validate a cluster file and say what would run.",
     "generate": "Write a cluster file.",
     "keys": "Make the keys with which workers know each other.",

@@ -1,5 +1,5 @@
 """Where everything lies on a server: what the unit names, and what whoever deploys fills
-(docs/decisions/015)."""
+(docs/decisions/016)."""
 
 from __future__ import annotations
 

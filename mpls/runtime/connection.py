@@ -46,6 +46,8 @@ class Connection:
         self.is_up = False
         self.due_s = inf
         """When to try again."""
+        self.trouble = ""
+        """Why the last handshake failed."""
         self._peer = peer
         self._address = address
         self._keychain = keychain
@@ -103,13 +105,13 @@ class Connection:
 
     def _fail(self, event: int) -> None:
         self._disconnect()
+        self.trouble = self._why(event == zmq.EVENT_HANDSHAKE_FAILED_AUTH)
         now = monotonic()
         self.due_s = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         if now >= self._line_due_s:
             self._line_due_s = now + LINE_EVERY_S
-            why = self._why(event == zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-            log.warning("no connection to %s at %s: %s", self._peer, self._address, why)
+            log.warning("no connection to %s at %s: %s", self._peer, self._address, self.trouble)
 
     def _why(self, refused: bool) -> str:
         if self._keychain is None:

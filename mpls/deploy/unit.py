@@ -77,10 +77,11 @@ def _alone(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
 def _resolved(partner: WorkerTable) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     try:
         answers = socket.getaddrinfo(partner.host, partner.port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a part of more than 63 characters
+        why = getattr(error, "strerror", None) or str(error)
         where = f"[[workers]] id {partner.id}: address = {shown(partner.address)}"
         raise BadInput(
-            f"{where}: {partner.host} cannot be resolved here ({error.strerror}); write its IP "
+            f"{where}: {partner.host} cannot be resolved here ({why}); write its IP "
             "address, or add it to /etc/hosts"
         ) from None
     return sorted({ipaddress.ip_address(answer[4][0]) for answer in answers}, key=str)

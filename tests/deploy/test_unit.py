@@ -15,7 +15,7 @@ from mpls.cli import main
 from mpls.config import ClusterConfig, builtin, changed, dumps
 from mpls.deploy import layout
 from mpls.deploy.unit import drop_in, partners, unit_files
-from mpls.errors import BadInput, Refused
+from mpls.errors import INTERRUPTED, BadInput, Refused
 from mpls.runtime import process
 from mpls.runtime.keys import CREDENTIAL, KeyFiles
 from mpls.runtime.worker import DRAIN_S
@@ -23,6 +23,8 @@ from tests.deploy.conftest import LACKING
 
 ROOT = Path(__file__).parents[2]
 EXPOSURE_MOST = 1.5
+NO_PROGRAM, NO_CREDENTIAL = 203, 243
+"""How systemd.exec(5) says that it could not begin."""
 HOSTS = ("192.0.2.11:50051", "192.0.2.12:50051", "[2001:db8::13]:50051")
 
 
@@ -137,7 +139,8 @@ def test_draining_and_saving_fit_into_the_time_to_stop() -> None:
 
 
 def test_what_would_end_in_the_same_way_again_is_not_started_again() -> None:
-    assert TEMPLATE["RestartPreventExitStatus"] == [f"{BadInput.exit_code} {Refused.exit_code} 130"]
+    ends = [BadInput.exit_code, Refused.exit_code, INTERRUPTED, NO_PROGRAM, NO_CREDENTIAL]
+    assert TEMPLATE["RestartPreventExitStatus"] == [" ".join(map(str, ends))]
 
 
 def test_a_worker_may_open_what_it_wants_to() -> None:
@@ -236,14 +239,16 @@ def test_bad_input_is_answered_with_one_line(
     assert answer.out == ""
 
 
+@pytest.mark.parametrize("name", ["w1.invalid", "w" * 64])
 def test_a_name_that_means_nothing_is_bad_input_with_a_remedy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "c.toml"
-    path.write_text(dumps(cluster(HOSTS[0], "w1.invalid:50051")))
+    path.write_text(dumps(cluster(HOSTS[0], f"{name}:50051")))
     assert main(["unit", str(path), "--id", "0"]) == 2
     error = capsys.readouterr().err
-    assert '[[workers]] id 1: address = "w1.invalid:50051": w1.invalid cannot be' in error
+    assert error.startswith(f"error: {path}: [[workers]] id 1: address = ")
+    assert f"{name} cannot be resolved here (" in error
     assert "write its IP address" in error
 
 

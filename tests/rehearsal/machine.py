@@ -14,16 +14,20 @@ import time
 from pathlib import Path
 
 STOP_S = 60.0
-LAUNCH = r"""
+OVERLAY = r"""
+layers="lowerdir=$LOWER,upperdir=$PLACE/upper,workdir=$PLACE/work"
+mount -t overlay overlay -o "$layers" "$PLACE/root"
+"""
+LAUNCH = rf"""
 set -e
 mkdir -p "$CGROUP"
 echo $$ > "$CGROUP/cgroup.procs"
-layers="lowerdir=$LOWER,upperdir=$PLACE/upper,workdir=$PLACE/work"
-mount -t overlay overlay -o "$layers" "$PLACE/root"
+{OVERLAY}
 exec systemd-nspawn "$@"
 """
 """In a mount namespace, so that the layer is gone from the tree of mounts with its server; and in a
 cgroup, since servers that are told of one and the same would clean up each other's."""
+PRIVATE_MOUNTS = ("unshare", "--mount", "--propagation=private", "bash", "-ec")
 FLAGS = (
     *("--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe"),
     *("--resolv-conf=off", "--timezone=off", "--link-journal=no"),
@@ -69,10 +73,9 @@ class Machine:
         here = (f"--directory={self.place / 'root'}", f"--machine={self.name}")
         net = f"--network-namespace-path=/run/netns/{self._namespace}"
         die_with_us = ("setpriv", "--pdeathsig", "KILL")
-        launch = ("unshare", "--mount", "--propagation=private", "bash", "-c", LAUNCH, "launch")
         with (self.place / "console.log").open("ab") as console:
             self._process = subprocess.Popen(
-                [*die_with_us, *launch, *FLAGS, *here, net],
+                [*die_with_us, *PRIVATE_MOUNTS, LAUNCH, "launch", *FLAGS, *here, net],
                 env={**os.environ, **given},
                 stdin=subprocess.DEVNULL,
                 stdout=console,

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -121,9 +120,8 @@ class Servers:
 
     def copy_to(self, name: str, source: Path, target: str) -> None:
         """A file or a folder, over the server's link."""
-        rsh = shlex.join(["ssh", "-F", str(self.ssh_config), "-l", "root"])
-        rsync = self.inside("rsync", "-a", "--rsh", rsh, str(source), f"{name}:{target}")
-        _checked(rsync, f"{name}: copy of {source}")
+        scp = self.inside("scp", "-q", "-r", "-F", self.ssh_config, source, f"root@{name}:{target}")
+        _checked(scp, f"{name}: copy of {source}")
 
     # --- what happens to servers ---
 
@@ -198,6 +196,7 @@ class Servers:
         machine.write("/etc/ssh/ssh_host_ed25519_key.pub", public)
         machine.write("/etc/hostname", f"{name}\n")
         machine.write("/etc/hosts", "127.0.0.1 localhost\n" + self._hosts())
+        machine.write("/etc/default/locale", "LANG=C.UTF-8\n")
         machine.write("/etc/ssh/operators", operator)
         machine.write("/etc/ssh/sshd_config.d/operators.conf", SSHD)
         self.machines[name] = machine

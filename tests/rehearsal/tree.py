@@ -17,7 +17,7 @@ SUITE = "bookworm"
 """Debian 12: systemd 252 and Python 3.11."""
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo"),
-    *("python3", "python3-venv", "iproute2", "iputils-ping", "procps", "rsync"),
+    *("python3", "python3-venv", "iproute2", "iputils-ping", "procps"),
 )
 FINISH = r"""
 set -e

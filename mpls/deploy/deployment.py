@@ -26,6 +26,7 @@ from mpls.errors import INTERRUPTED, Refused, RunFailed
 
 STEPS = ("examined", "staged", "switched", "talks")
 BACK_STEPS = ("examined", "switched", "talks")
+UNTOUCHED = "nothing that runs was touched, "
 
 
 def deploy(material: Material, wheels: Wheelhouse, ssh_config: Path | None, dry_run: bool) -> int:
@@ -35,7 +36,9 @@ def deploy(material: Material, wheels: Wheelhouse, ssh_config: Path | None, dry_
         try:
             _examine(session, report, wheels)
             report.head(f"staging {wheels.release} on {len(session.remotes)} servers")
-            _at_once(session, report, "staged", lambda remote: stage(remote, wheels, material))
+            _at_once(
+                session, report, "staged", lambda remote: stage(remote, wheels, material), UNTOUCHED
+            )
             _switch_all(session, report, material, wheels.release)
             if not dry_run:
                 keep = {
@@ -143,7 +146,9 @@ def _parsed(text: str) -> dict[str, Any]:
     return found
 
 
-def _at_once(session: Session, report: Report, step: str, do: Callable[[Remote], None]) -> None:
+def _at_once(
+    session: Session, report: Report, step: str, do: Callable[[Remote], None], then: str
+) -> None:
     """On all servers; RunFailed, when all are through, if it failed on any."""
     results = session.each(do)
     for remote, result in results.items():
@@ -151,9 +156,7 @@ def _at_once(session: Session, report: Report, step: str, do: Callable[[Remote],
     failures = [result for result in results.values() if isinstance(result, RunFailed)]
     if failures:
         others = "" if len(failures) == 1 else f" (and {len(failures) - 1} more)"
-        raise RunFailed(
-            f"{failures[0]}{others}; nothing that runs was touched, the same command goes on"
-        )
+        raise RunFailed(f"{failures[0]}{others}; {then}the same command goes on")
     if any(isinstance(result, Stopped) for result in results.values()):
         raise Stopped
 
@@ -171,8 +174,27 @@ def _cell(remote: Remote, result: object) -> str:
 
 
 def _switch_all(session: Session, report: Report, material: Material, release: str) -> None:
-    report.head(f"switching to {release}, one server after the other")
-    _one_by_one(session, report, material, lambda remote: switch.switch(remote, release, material))
+    """Where nothing runs, workers begin together: the first one would train alone for long."""
+
+    def do(remote: Remote) -> None:
+        switch.switch(remote, release, material)
+
+    if any(_runs(remote) for remote in session.remotes):
+        report.head(f"switching to {release}, one server after the other")
+        _one_by_one(session, report, material, do)
+        return
+    report.head(f"nothing runs yet: switching all servers to {release}")
+    _at_once(session, report, "switched", do, "")
+    if not session.dry_run:
+        _demand_talk(session, report, material, session.remotes)
+        for remote in session.remotes:
+            report.note(remote.server, "talks", "yes")
+
+
+def _runs(remote: Remote) -> bool:
+    """Whether any worker does, or is about to."""
+    idle = ("inactive", "failed")
+    return any(unit.get("ActiveState") not in idle for unit in remote.found["units"].values())
 
 
 def _one_by_one(

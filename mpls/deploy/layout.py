@@ -56,6 +56,9 @@ def state(worker_id: int) -> PurePosixPath:
 ROOT = PurePosixPath("/opt/mpls")
 WHEELS = ROOT / "wheels"
 """Every wheel once, in a folder named after its digest; releases are installed from here."""
+LIBRARIES = ROOT / "libraries"
+"""A venv for each set of wheels that releases were made of, without our own; most releases share
+theirs with the one before."""
 INCOMING = ROOT / "incoming"
 """The ssh user's own, for uploads."""
 STAGED = ROOT / "staged"

@@ -27,6 +27,8 @@ Progress = Callable[[int, int], None]
 class Says(FactBase[str]):
     """What a line of shell prints there; it changes nothing."""
 
+    default = str
+
     def command(self, line: str) -> str:  # type: ignore[override]
         """As it is."""
         return line

@@ -171,9 +171,16 @@ class Remote:
             raise RunFailed(f"{self.server.name}: {what}: {ran.why}")
         return ran.out
 
-    def apply(self, what: str, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    def apply(
+        self,
+        what: str,
+        operation: Callable[..., Any],
+        *args: Any,
+        quiet: bool = False,
+        **kwargs: Any,
+    ) -> bool:
         """One of pyinfra's operations; returns whether it changed something, or would. `what` is
-        how reports call it. RunFailed if it fails."""
+        how reports call it, unless it is to be `quiet`. RunFailed if it fails."""
         if self.session.stopping.is_set():
             raise Stopped
         sudo = {} if self.is_root else {"_sudo": True}
@@ -186,7 +193,8 @@ class Remote:
         changed = bool(meta.will_change if self.session.dry_run else meta.did_change())
         if changed:
             self.changes.append(what)
-            self.session.say(self.server, f"would {what}" if self.session.dry_run else what)
+            if not quiet:
+                self.session.say(self.server, f"would {what}" if self.session.dry_run else what)
         return changed
 
     @contextmanager

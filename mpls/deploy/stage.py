@@ -28,7 +28,9 @@ def stage(remote: Remote, wheels: Wheelhouse, material: Material) -> None:
     if wheels.release not in remote.found["releases"]:
         sent = sum(wheel.bytes for wheel in missing)
         if missing:
-            remote.session.say(remote.server, f"{len(missing)} wheels to send, {sent / 1e6:.0f} MB")
+            would = "would send" if remote.session.dry_run else "send"
+            what = f"{would} {len(missing)} wheels, {sent / 1e6:.0f} MB"
+            remote.session.say(remote.server, what)
         for wheel in missing:
             _upload(remote, wheels, wheel)
         _install(remote, wheels)
@@ -39,7 +41,7 @@ def stage(remote: Remote, wheels: Wheelhouse, material: Material) -> None:
 
 
 def _folders(remote: Remote) -> None:
-    for path in (layout.ROOT, layout.RELEASES, layout.WHEELS, layout.APPLIED):
+    for path in (layout.ROOT, layout.RELEASES, layout.LIBRARIES, layout.WHEELS, layout.APPLIED):
         remote.apply(f"make {path}", files.directory, str(path), user="root", mode="755")
     for path in (layout.STAGED, layout.BEFORE):
         remote.apply(f"make {path}", files.directory, str(path), user="root", mode="700")
@@ -76,27 +78,52 @@ def _upload(remote: Remote, wheels: Wheelhouse, wheel: Wheel) -> None:
         str(place(wheel)),
         wheel.sha256,
         progress,
+        quiet=True,
     )
 
 
 def _install(remote: Remote, wheels: Wheelhouse) -> None:
     """The mark is made last: a release without it is not there."""
-    folder, mark = layout.release(wheels.release), layout.mark(wheels.release)
-    wanted = "".join(f"{place(wheel)}\n" for wheel in wheels.wheels)
-    plain = json.dumps({"release": wheels.release, "wheels": [w.sha256 for w in wheels.wheels]})
-    pip = f"{folder}/venv/bin/pip --disable-pip-version-check"
-    line = (
-        f"set -e; umask 022; rm -rf {folder}; mkdir -p {folder}; "
-        f"printf %s {shlex.quote(wanted)} > {folder}/requirements.txt; "
-        f"nice -n 10 python{wheels.python} -m venv {folder}/venv; "
-        f"nice -n 10 {pip} install -q --no-index --no-deps --no-cache-dir "
-        f"-r {folder}/requirements.txt; "
-        f"{pip} check; {folder}/venv/bin/mpls --version; "
-        f"printf %s {shlex.quote(plain)} > {mark}.new; mv {mark}.new {mark}"
-    )
-    remote.session.say(remote.server, f"installing {wheels.release}")
+    mark = layout.mark(wheels.release)
+    if not remote.session.dry_run:
+        remote.session.say(remote.server, f"installing {wheels.release}")
+    line = f"set -e; umask 022; {_libraries(wheels)}; {_release(wheels)}"
     what = f"install {wheels.release}"
     remote.apply(what, operations.script, line, unless=f"test -e {mark} && echo yes")
+
+
+def _libraries(wheels: Wheelhouse) -> str:
+    """The line of shell that makes the venv of all that is not ours, if it is not there."""
+    folder = layout.LIBRARIES / wheels.libraries
+    wanted = shlex.quote("".join(f"{place(wheel)}\n" for wheel in wheels.others))
+    return (
+        f"test -e {folder}/complete || {{ rm -rf {folder}; mkdir -p {folder}; "
+        f"printf %s {wanted} > {folder}/requirements.txt; "
+        f"nice -n 10 python{wheels.python} -m venv {folder}; nice -n 10 {_pip(wheels)} install -q "
+        f"--no-index --no-deps --no-cache-dir -r {folder}/requirements.txt; "
+        f"touch {folder}/complete; }}"
+    )
+
+
+def _release(wheels: Wheelhouse) -> str:
+    """The line of shell that makes a venv with our own wheel, and the libraries in its path."""
+    folder, mark = layout.release(wheels.release), layout.mark(wheels.release)
+    site = f"lib/python{wheels.python}/site-packages"
+    into = f"{_pip(wheels)} --python {folder}/venv/bin/python"
+    digests = [wheel.sha256 for wheel in wheels.wheels]
+    plain = {"release": wheels.release, "libraries": wheels.libraries, "wheels": digests}
+    return (
+        f"rm -rf {folder}; mkdir -p {folder}; "
+        f"python{wheels.python} -m venv --without-pip {folder}/venv; "
+        f"echo {layout.LIBRARIES / wheels.libraries}/{site} > {folder}/venv/{site}/libraries.pth; "
+        f"{into} install -q --no-index --no-deps --no-cache-dir {place(wheels.ours)}; "
+        f"{into} check; {folder}/venv/bin/mpls --version; "
+        f"printf %s {shlex.quote(json.dumps(plain))} > {mark}.new; mv {mark}.new {mark}"
+    )
+
+
+def _pip(wheels: Wheelhouse) -> str:
+    return f"{layout.LIBRARIES / wheels.libraries}/bin/pip --disable-pip-version-check"
 
 
 def _examine(remote: Remote, wheels: Wheelhouse, material: Material) -> None:

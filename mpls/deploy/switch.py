@@ -162,11 +162,9 @@ def starting(unit: str) -> str:
     """The line of shell that (re)starts a worker, waits until it is ready and a moment longer, and
     fails, with what its journal says, if it is not well then. One that is done already is well."""
     journal = f"journalctl -q --no-pager -n {JOURNAL_LINES} -o cat -u {unit} >&2"
-    well = (
-        f"systemctl is-active -q {unit} || "
-        f'test "$(systemctl show -p Result,SubState --value {unit} | paste -sd " ")" '
-        '= "success dead"'
-    )
+    show = f"systemctl show --value {unit} -p"
+    done = f'test "$({show} ActiveState)" = inactive && test "$({show} Result)" = success'
+    well = f"systemctl is-active -q {unit} || {{ {done}; }}"
     return (
         f"{{ systemctl reset-failed {unit} 2>/dev/null; "
         f"timeout {READY_S} systemctl restart {unit} 2>/dev/null && sleep {SETTLE_S} && "
@@ -199,15 +197,15 @@ def _run(remote: Remote, line: str) -> None:
 
 
 def prune(remote: Remote, keep: set[str]) -> None:
-    """Releases beyond the newest KEEP, and wheels that no release is of, go. `keep` stay."""
+    """Releases beyond the newest KEEP, and wheels that none is of, go. `keep` stay."""
     kept = " ".join(shlex.quote(release) for release in sorted(keep))
     newest = f"ls -1dt {layout.RELEASES}/*/{layout.MARK} | head -n {KEEP} | xargs -n1 dirname"
     list_all = f"{{ {newest} | xargs -n1 basename; printf '%s\\n' {kept}; }} | sort -u"
     doomed = f'ls -1 {layout.RELEASES} | grep -vxF "$({list_all})"'
     line = (
         f"for old in $({doomed}); do rm -rf {layout.RELEASES}/$old; done; "
-        f"for wheel in {layout.WHEELS}/*; do "
-        f"grep -qs $(basename $wheel) {layout.RELEASES}/*/{layout.MARK} || rm -rf $wheel; done"
+        f"for part in {layout.WHEELS}/* {layout.LIBRARIES}/*; do "
+        f"grep -qs $(basename $part) {layout.RELEASES}/*/{layout.MARK} || rm -rf $part; done"
     )
     unless = f"{doomed} | grep -q . || echo yes"
     remote.apply("remove old releases", operations.script, line, unless=unless)

@@ -46,19 +46,36 @@ class Wheelhouse:
     @property
     def version(self) -> str:
         """Ours."""
-        return next(wheel.version for wheel in self.wheels if wheel.name == PROJECT)
+        return self.ours.version
 
     @property
     def release(self) -> str:
         """VERSION-HASH: the same wheels always make the same release."""
-        content = [self.python, self.machine, *sorted(wheel.sha256 for wheel in self.wheels)]
-        digest = hashlib.sha256("\n".join(content).encode()).hexdigest()
-        return f"{self.version}-{digest[:DIGEST_CHARACTERS]}"
+        return f"{self.version}-{self._digest(self.wheels)}"
+
+    @property
+    def ours(self) -> Wheel:
+        """The project's own."""
+        return next(wheel for wheel in self.wheels if wheel.name == PROJECT)
+
+    @property
+    def others(self) -> tuple[Wheel, ...]:
+        """What ours needs."""
+        return tuple(wheel for wheel in self.wheels if wheel.name != PROJECT)
+
+    @property
+    def libraries(self) -> str:
+        """HASH of the others: releases that differ in our own wheel alone share them."""
+        return self._digest(self.others)
 
     @property
     def total_bytes(self) -> int:
         """Of all wheels."""
         return sum(wheel.bytes for wheel in self.wheels)
+
+    def _digest(self, wheels: Iterable[Wheel]) -> str:
+        content = [self.python, self.machine, *sorted(wheel.sha256 for wheel in wheels)]
+        return hashlib.sha256("\n".join(content).encode()).hexdigest()[:DIGEST_CHARACTERS]
 
     def path(self, wheel: Wheel) -> Path:
         """Where it lies."""

@@ -135,10 +135,7 @@ def logs(remotes: list[Remote], lines: int) -> list[str]:
     for remote in remotes:
         for worker in remote.server.workers:
             ran = remote.run(f"journalctl -q --no-pager -n {lines} {_journal(worker.id)}")
-            found += [
-                f"{line.split(' ', 1)[0]} {worker.name} {_rest(line)}"
-                for line in ran.out.splitlines()
-            ]
+            found += [_named(line, worker.name) for line in ran.out.splitlines()]
     return sorted(found, key=lambda line: line.split(" ", 1)[0])
 
 
@@ -160,8 +157,7 @@ def _follow(remote: Remote, worker_id: int, name: str, lines: int) -> None:
     with remote.stream(f"journalctl -q -f -n {lines} {_journal(worker_id)}", pty=True) as said:
         try:
             for line in said:
-                at, _, rest = line.rstrip().partition(" ")
-                sys.stdout.write(f"{at} {name} {_rest(f'{at} {rest}')}\n")
+                sys.stdout.write(f"{_named(line.rstrip(), name)}\n")
                 sys.stdout.flush()
         except LOST as error:
             sys.stderr.write(f"{name}: {error}\n")
@@ -171,7 +167,8 @@ def _journal(worker_id: int) -> str:
     return f"-o short-iso -u {layout.unit(worker_id)}"
 
 
-def _rest(line: str) -> str:
-    """Without the time, the host, and the program's name."""
-    parts = line.split(" ", 3)
-    return parts[3] if len(parts) == 4 else line
+def _named(line: str, worker: str) -> str:
+    """Time, worker, and what it said: without the host and the program's name."""
+    at, _, *rest = line.split(" ", 3)
+    said = rest[-1] if rest else ""
+    return f"{at} {said}" if said.startswith(f"{worker} ") else f"{at} {worker} {said}"

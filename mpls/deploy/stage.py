@@ -87,12 +87,12 @@ def _install(remote: Remote, wheels: Wheelhouse) -> None:
     mark = layout.mark(wheels.release)
     if not remote.session.dry_run:
         remote.session.say(remote.server, f"installing {wheels.release}")
-    line = f"set -e; umask 022; {_libraries(wheels)}; {_release(wheels)}"
+    line = f"set -e; umask 022; {libraries(wheels)}; {_release(wheels)}"
     what = f"install {wheels.release}"
     remote.apply(what, operations.script, line, unless=f"test -e {mark} && echo yes")
 
 
-def _libraries(wheels: Wheelhouse) -> str:
+def libraries(wheels: Wheelhouse) -> str:
     """The line of shell that makes the venv of all that is not ours, if it is not there."""
     folder = layout.LIBRARIES / wheels.libraries
     wanted = shlex.quote("".join(f"{place(wheel)}\n" for wheel in wheels.others))

@@ -84,8 +84,14 @@ def command() -> None:
 @ssh_option
 @click.option("--dry-run", is_flag=True, help="Say every change, and make none.")
 @click.option("--rollback", is_flag=True, help="Go back to the release before this one.")
+@click.option("--fresh", is_flag=True, help="Begin anew; checkpoints there are set aside.")
 def up(
-    cluster: Path, wheelhouse: Path, ssh_config: Path | None, dry_run: bool, rollback: bool
+    cluster: Path,
+    wheelhouse: Path,
+    ssh_config: Path | None,
+    dry_run: bool,
+    rollback: bool,
+    fresh: bool,
 ) -> None:
     """Deploy: the verb where none is given.
 
@@ -99,6 +105,8 @@ def up(
       mpls deploy cluster.toml
       mpls deploy cluster.toml --rollback
     """
+    if rollback and fresh:
+        raise click.UsageError("--rollback goes without --fresh")
     _demand_pyinfra()
     from mpls.deploy import wheelhouse as wheelhouses
     from mpls.deploy.material import take
@@ -109,7 +117,7 @@ def up(
 
     if wheels is None:
         sys.exit(roll_back(material, ssh_config, dry_run))
-    sys.exit(deploy(material, wheels, ssh_config, dry_run))
+    sys.exit(deploy(material, wheels, ssh_config, dry_run, fresh))
 
 
 @command.command("build")

@@ -29,8 +29,15 @@ BACK_STEPS = ("examined", "switched", "talks")
 UNTOUCHED = "nothing that runs was touched, "
 
 
-def deploy(material: Material, wheels: Wheelhouse, ssh_config: Path | None, dry_run: bool) -> int:
-    """Returns the exit code. Raises Refused where a server is not fit, and RunFailed."""
+def deploy(
+    material: Material,
+    wheels: Wheelhouse,
+    ssh_config: Path | None,
+    dry_run: bool = False,
+    fresh: bool = False,
+) -> int:
+    """Returns the exit code. `fresh` workers begin anew. Raises Refused where a server is not fit,
+    and RunFailed."""
     report = Report(material.servers, STEPS)
     with _session(material.servers, ssh_config, report, dry_run) as session:
         try:
@@ -39,7 +46,7 @@ def deploy(material: Material, wheels: Wheelhouse, ssh_config: Path | None, dry_
             _at_once(
                 session, report, "staged", lambda remote: stage(remote, wheels, material), UNTOUCHED
             )
-            _switch_all(session, report, material, wheels.release)
+            _switch_all(session, report, material, wheels.release, fresh)
             if not dry_run:
                 keep = {
                     remote.found["current"] for remote in session.remotes if remote.found["current"]
@@ -173,11 +180,13 @@ def _cell(remote: Remote, result: object) -> str:
     return f"{number} {would}" if number else "no change"
 
 
-def _switch_all(session: Session, report: Report, material: Material, release: str) -> None:
+def _switch_all(
+    session: Session, report: Report, material: Material, release: str, fresh: bool
+) -> None:
     """Where nothing runs, workers begin together: the first one would train alone for long."""
 
     def do(remote: Remote) -> None:
-        switch.switch(remote, release, material)
+        switch.switch(remote, release, material, fresh)
 
     if any(_runs(remote) for remote in session.remotes):
         report.head(f"switching to {release}, one server after the other")
@@ -221,7 +230,7 @@ def _demand_talk(
     session: Session, report: Report, material: Material, through: list[Remote]
 ) -> None:
     latest = through[-1]
-    report.say(latest.server, "waiting until it talks to those before it")
+    report.say(latest.server, f"whether {len(through)} servers' workers talk")
     results = session.each(
         lambda remote: talks.silent_pairs(material.config, through, talks.TALK_S), [latest]
     )

@@ -25,9 +25,10 @@ class SwitchFailed(RunFailed):
     """A server could not be switched; says what became of it."""
 
 
-def switch(remote: Remote, release: str, material: Material) -> None:
-    """To this release and this material. Raises SwitchFailed when a worker does not come up; what
-    ran there before runs again then."""
+def switch(remote: Remote, release: str, material: Material, fresh: bool = False) -> None:
+    """To this release and this material. `fresh` workers begin anew, and what they had is set
+    aside. Raises SwitchFailed when a worker does not come up; what ran there before runs again
+    then."""
     backed_up = _back_up(remote, release, material)
     try:
         _write(remote, material)
@@ -36,7 +37,7 @@ def switch(remote: Remote, release: str, material: Material) -> None:
         stamps = {
             it.id: material.stamp(remote.server, it.id, release) for it in remote.server.workers
         }
-        _start(remote, stamps)
+        _start(remote, stamps, fresh)
     except Lost:
         raise
     except RunFailed as error:
@@ -136,8 +137,9 @@ def _point(remote: Remote, release: str) -> None:
         remote.apply("note it in the history", operations.script, line, unless=latest)
 
 
-def _start(remote: Remote, stamps: dict[int, str]) -> None:
-    """Workers with another stamp are started anew, others if they do not run."""
+def _start(remote: Remote, stamps: dict[int, str], fresh: bool = False) -> None:
+    """Workers with another stamp are started anew, others if they do not run; all, if they are to
+    begin with nothing."""
     remote.apply(
         f"enable {layout.TARGET}",
         systemd.service,
@@ -148,14 +150,24 @@ def _start(remote: Remote, stamps: dict[int, str]) -> None:
     for worker_id, stamp in stamps.items():
         unit, at = layout.unit(worker_id), layout.applied(worker_id)
         remote.apply(f"enable {unit}", systemd.service, unit, running=None, enabled=True)
-        fresh = bool(remote.changes) and remote.session.dry_run
+        anew = fresh or (bool(remote.changes) and remote.session.dry_run)
+        aside = f"{_set_aside(worker_id)}; " if fresh else ""
         same = f'test "$(cat {at})" = {stamp} && systemctl is-active -q {unit} && echo yes'
         remote.apply(
             f"start {unit}",
             operations.script,
-            f"rm -f {at}; {starting(unit)} && echo {stamp} > {at}",
-            unless="false" if fresh else same,
+            f"rm -f {at}; {aside}{starting(unit)} && echo {stamp} > {at}",
+            unless="false" if anew else same,
         )
+
+
+def _set_aside(worker_id: int) -> str:
+    """The line of shell that ends a worker and gives its checkpoints another name."""
+    state = layout.state(worker_id) / "state"
+    return (
+        f"systemctl stop {layout.unit(worker_id)}; "
+        f"test ! -e {state} || mv {state} {state}.before-$(date +%Y%m%d-%H%M%S)"
+    )
 
 
 def starting(unit: str) -> str:

@@ -24,6 +24,9 @@ PYTHON = "3.11"
 """Of the base tree, which the wheels are for."""
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "constraints.txt", "mpls", "sim")
 BAD = "raise SystemExit('a bad release: this worker dies at its start')\n"
+SEARCH = (
+    "grep -rlF -D skip -f /dev/shm/pattern --exclude=pattern --exclude-dir=proc --exclude-dir=sys"
+)
 TEST_INDEX = os.environ.get("MPLS_TORCH_INDEX", "")
 """Where torch comes from, besides the default index."""
 
@@ -69,6 +72,21 @@ class Operator:
     def mpls(self, *arguments: str | Path) -> str:
         """Any other command; what it prints. CalledProcessError if it fails."""
         return subprocess.run(self._inside(*map(str, arguments)), check=True, **_CAPTURED).stdout
+
+    def secrets_on(self, name: str) -> set[int]:
+        """The ids of the workers whose secret is in any file of this server. What systemd hands to
+        a unit lies in a memory of its own, which is looked into by the name of the unit."""
+        found = set()
+        for number in range(len(self.servers.names)):
+            secret = (self.cluster.with_suffix(".keys") / f"w{number}.secret").read_text()
+            pattern = self.folder / "pattern"
+            pattern.write_text(secret)
+            self.servers.copy_to(name, pattern, "/dev/shm/pattern")
+            pattern.unlink()
+            search = f"{SEARCH} / 2>/dev/null; rm /dev/shm/pattern"
+            if self.servers.run(name, search, check=False).split():
+                found.add(number)
+        return found
 
     def show(self, name: str, key: str) -> str:
         """A property of the worker's unit on this server."""

@@ -70,7 +70,8 @@ def roll_back(material: Material, ssh_config: Path | None, dry_run: bool) -> int
             targets = {remote: _before(remote) for remote in session.remotes}
 
             def point(remote: Remote) -> None:
-                switch.point_back(remote, targets[remote])
+                with remote.unstoppable():
+                    switch.point_back(remote, targets[remote])
 
             _one_by_one(session, report, material, point)
         except Stopped:
@@ -160,6 +161,8 @@ def _at_once(
     results = session.each(do)
     for remote, result in results.items():
         report.note(remote.server, step, _cell(remote, result))
+        if isinstance(result, RunFailed):
+            report.say(remote.server, f"failed: {result}")
     failures = [result for result in results.values() if isinstance(result, RunFailed)]
     if failures:
         others = "" if len(failures) == 1 else f" (and {len(failures) - 1} more)"
@@ -186,7 +189,8 @@ def _switch_all(
     """Where nothing runs, workers begin together: the first one would train alone for long."""
 
     def do(remote: Remote) -> None:
-        switch.switch(remote, release, material, fresh)
+        with remote.unstoppable():
+            switch.switch(remote, release, material, fresh)
 
     if any(_runs(remote) for remote in session.remotes):
         report.head(f"switching to {release}, one server after the other")

@@ -116,6 +116,8 @@ class Remote:
     """What operations changed, or would."""
     found: dict[str, Any] = field(default_factory=dict)
     """What the probe said."""
+    in_one_go: bool = False
+    """What is being done is not stopped halfway."""
 
     def within(self, do: Callable[[Remote], T]) -> T:
         """With pyinfra knowing that it works on this server."""
@@ -124,6 +126,17 @@ class Remote:
             return do(self)
         except LOST as error:
             raise Lost(f"{self.server.name}: lost: {_told(error)}") from None
+
+    @contextmanager
+    def unstoppable(self) -> Iterator[None]:
+        """Ctrl-C stops it before this, or after. Raises Stopped if it did before."""
+        if self.session.stopping.is_set():
+            raise Stopped
+        self.in_one_go = True
+        try:
+            yield
+        finally:
+            self.in_one_go = False
 
     def connect(self) -> str:
         """Why it cannot be reached; empty if it is."""
@@ -181,7 +194,7 @@ class Remote:
     ) -> bool:
         """One of pyinfra's operations; returns whether it changed something, or would. `what` is
         how reports call it, unless it is to be `quiet`. RunFailed if it fails."""
-        if self.session.stopping.is_set():
+        if self.session.stopping.is_set() and not self.in_one_go:
             raise Stopped
         sudo = {} if self.is_root else {"_sudo": True}
         try:

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,21 @@ class Operator:
     def deploy(self, wheels: Path | None, *flags: str) -> subprocess.CompletedProcess[str]:
         """`mpls deploy CLUSTER`."""
         return subprocess.run(self.deploying(wheels, *flags), **_CAPTURED)
+
+    def interfere(
+        self, wheels: Path, line: str, do: Callable[[subprocess.Popen[str]], object]
+    ) -> tuple[int, str]:
+        """Deploy, and do something to it when it first says this line; exit code, and all that it
+        said."""
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        said, done = [], False
+        with subprocess.Popen(self.deploying(wheels), text=True, cwd=ROOT, **streams) as process:
+            for each in process.stdout or ():
+                said.append(each)
+                if line in each and not done:
+                    done = True
+                    do(process)
+        return process.returncode, "".join(said)
 
     def deploying(self, wheels: Path | None, *flags: str) -> list[str]:
         """The command line of it."""

@@ -129,20 +129,16 @@ class Scenes:
 
     def unplug(self) -> str:
         """While the servers install, s2's cable is pulled."""
-        before, running, at = self._releases(), self._pids(), self.servers.address("s2")
-        command = self.operator.deploying(self._houses["newer"].folder)
-        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(command, cwd=ROOT, text=True, **streams) as process:
-            said = []
-            for line in process.stdout or ():
-                said.append(line)
-                if f"{at}  installing" in line:
-                    self.servers.unplug("s2")
+        before, line = (self._releases(), self._pids()), self.servers.address("s2")
+        newer = self._houses["newer"].folder
+        code, said = self.operator.interfere(
+            newer, f"{line}  installing", lambda _: self.servers.unplug("s2")
+        )
         self.servers.plug_in()
-        self._note("".join(said))
-        assert process.returncode == 1, "".join(said)
-        assert (self._releases(), self._pids()) == (before, running), "something was touched"
-        return said[-1].strip()
+        self._note(said)
+        assert code == 1, said
+        assert (self._releases(), self._pids()) == before, "something was touched"
+        return said.strip().splitlines()[-1]
 
     def go_on(self) -> str:
         """Finishes what was begun."""

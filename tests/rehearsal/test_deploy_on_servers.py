@@ -125,6 +125,16 @@ def test_a_server_unplugged_in_the_middle_stops_the_rest_and_the_same_command_go
     assert releases(operator) == [newer.release] * 3
 
 
+def test_after_ctrl_c_everything_runs_as_before(
+    operator: Operator, wheels: Wheelhouse, tmp_path: Path
+) -> None:
+    newest, before = another(wheels, tmp_path, "0.1.3"), (releases(operator), pids(operator))
+    code, text = operator.interfere(newest.folder, "installing", lambda it: it.send_signal(2))
+    assert code == 130, text
+    assert "Ctrl-C again kills" in text
+    assert (releases(operator), pids(operator)) == before
+
+
 def test_a_bad_release_is_gone_back_from_and_reaches_no_other_server(
     operator: Operator, wheels: Wheelhouse, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def states(remote: Remote) -> list[dict[str, Any]]:
         unit = layout.unit(worker.id)
         ran = remote.run(f"systemctl show -p {','.join(SHOWN)} {unit}")
         shown = dict(line.split("=", 1) for line in ran.out.splitlines() if "=" in line)
+        active = shown.get("ActiveState") == "active"
         found.append(
             {
                 "worker": worker.name,
@@ -65,9 +66,8 @@ def states(remote: Remote) -> list[dict[str, Any]]:
                 "release": remote.found.get("current", ""),
                 "state": _in_a_word(shown),
                 "restarts": int(shown.get("NRestarts") or 0),
-                "says": shown.get("StatusText", ""),
-                "healthy": shown.get("ActiveState") == "active"
-                or _is_done(remote, worker.id, shown),
+                "says": shown.get("StatusText", "") if active else "",
+                "healthy": active or _is_done(remote, worker.id, shown),
             }
         )
     return found

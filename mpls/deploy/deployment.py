@@ -67,15 +67,17 @@ def roll_back(material: Material, ssh_config: Path | None, dry_run: bool) -> int
     with _session(material.servers, ssh_config, report, dry_run) as session:
         try:
             _examine(session, report, None)
-            targets = {remote: _before(remote) for remote in session.remotes}
+            target = target_of({r.server.name: r.found for r in session.remotes})
+            report.head(f"going back to {target}, one server after the other")
 
             def point(remote: Remote) -> None:
-                with remote.unstoppable():
-                    switch.point_back(remote, targets[remote])
+                if remote.found["current"] != target:
+                    with remote.unstoppable():
+                        switch.point_back(remote, target)
 
             _one_by_one(session, report, material, point)
         except Stopped:
-            report.head("stopped; the same command would go back further on those already switched")
+            report.head("stopped; the same command goes on")
             return INTERRUPTED
         finally:
             report.table()
@@ -259,13 +261,25 @@ def _left_to_do(session: Session, through: list[Remote], failed: Remote) -> str:
     )
 
 
-def _before(remote: Remote) -> str:
-    """The latest release in the history that is not the present one, and still there."""
-    current, there = remote.found["current"], set(remote.found["releases"])
-    for release in reversed(remote.found["history"]):
-        if release != current and release in there:
-            return str(release)
-    raise Refused(f"{remote.server.name}: there is no release before {current or 'the first one'}")
+def target_of(found: dict[str, dict[str, Any]]) -> str:
+    """The release that all servers are to go back to, of what the probe found on each. Where some
+    run a newer one than others, as after a deployment or a way back that was cut off, it is what
+    the others run. Raises Refused where there is no such release on every server."""
+    for release in dict.fromkeys(_candidates(found)):
+        if all(release in its["releases"] and release in its["history"] for its in found.values()):
+            return release
+    runs = "; ".join(f"{name} runs {its['current'] or 'none'}" for name, its in found.items())
+    raise Refused(f"there is no release before this one on every server: {runs}")
+
+
+def _candidates(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Releases that some server had before the one that it runs, the latest first."""
+    currents = {its["current"] for its in found.values()}
+    for its in found.values():
+        older = list(dict.fromkeys(reversed(its["history"])))
+        if its["current"] in older:
+            older = older[older.index(its["current"]) + 1 :]
+        yield from (it for it in older if it in currents or len(currents) == 1)
 
 
 def _say_what_changed(session: Session, report: Report) -> None:

@@ -287,5 +287,7 @@ def _give_up_when_silent(sock: Any) -> None:
 
 
 def _told(error: BaseException) -> str:
+    if isinstance(error, EOFError):
+        return "the connection broke"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split()).lower()

@@ -38,6 +38,7 @@ def switch(remote: Remote, release: str, material: Material, fresh: bool = False
             it.id: material.stamp(remote.server, it.id, release) for it in remote.server.workers
         }
         _start(remote, stamps, fresh)
+        _note(remote, release)
     except Lost:
         raise
     except RunFailed as error:
@@ -49,12 +50,20 @@ def point_back(remote: Remote, release: str) -> None:
     before = remote.found["current"]
     try:
         _point(remote, release)
-        _start(remote, {it.id: f"back-to-{release}" for it in remote.server.workers})
+        _start(remote, _stamps_back(remote, release))
+        _forget_what_came_after(remote, release)
     except Lost:
         raise
     except RunFailed as error:
-        _run(remote, f"{_pointing(before)}; {_restarting(remote)}")
+        stamps = _stamps_back(remote, before).items()
+        lines = [f"echo {stamp} > {layout.applied(worker_id)}" for worker_id, stamp in stamps]
+        _run(remote, "; ".join([_pointing(before), *lines, _restarting(remote)]))
         raise SwitchFailed(f"{error}; {before} runs again") from None
+
+
+def _stamps_back(remote: Remote, release: str) -> dict[int, str]:
+    """The next deployment starts all anew: what else they were started with is not known here."""
+    return {worker.id: f"back-to-{release}" for worker in remote.server.workers}
 
 
 def _back_up(remote: Remote, release: str, material: Material) -> bool:
@@ -131,10 +140,22 @@ def _pointing(release: str) -> str:
 
 def _point(remote: Remote, release: str) -> None:
     target = str(layout.release(release))
-    if remote.apply(f"point current to {release}", operations.link, target, str(layout.CURRENT)):
-        line = f"echo {release} >> {layout.HISTORY}"
-        latest = f'test "$(tail -n 1 {layout.HISTORY})" = {release} && echo yes'
-        remote.apply("note it in the history", operations.script, line, unless=latest)
+    remote.apply(f"point current to {release}", operations.link, target, str(layout.CURRENT))
+
+
+def _note(remote: Remote, release: str) -> None:
+    """Only a release whose workers came up is one to go back to."""
+    line = f"echo {release} >> {layout.HISTORY}"
+    latest = f'test "$(tail -n 1 {layout.HISTORY})" = {release} && echo yes'
+    remote.apply("note it in the history", operations.script, line, unless=latest)
+
+
+def _forget_what_came_after(remote: Remote, release: str) -> None:
+    """So that going back goes on when it was cut off, and does not lead to and fro."""
+    latest = f'test "$(tail -n 1 {layout.HISTORY})" = {release}'
+    line = f"until {latest}; do sed -i '$d' {layout.HISTORY}; done"
+    unless = f"{latest} && echo yes"
+    remote.apply("take later ones out of the history", operations.script, line, unless=unless)
 
 
 def _start(remote: Remote, stamps: dict[int, str], fresh: bool = False) -> None:
@@ -198,7 +219,7 @@ def _go_back(remote: Remote, backed_up: bool) -> str:
         f"set -e; tar -xpf {layout.BEFORE}/files.tar -C /; "
         f"ln -sfn $(cat {layout.BEFORE}/current) {layout.CURRENT}.new; "
         f"mv -T {layout.CURRENT}.new {layout.CURRENT}; systemctl daemon-reload; "
-        f"basename $(cat {layout.BEFORE}/current) >> {layout.HISTORY}; {_restarting(remote)}"
+        f"{_restarting(remote)}"
     )
     return "what ran there before runs again" if ran.ok else f"and going back failed: {ran.why}"
 

@@ -289,6 +289,43 @@ def test_a_worker_is_started_anew_for_whatever_changed(
     assert stamp != material.take(taken.file).stamp(server, 0, "1-a"), "a peer's key is another"
 
 
+# --- going back ---
+
+
+def had(current: str, *history: str) -> dict[str, Any]:
+    return {"current": current, "history": list(history), "releases": ["a", "b", "c"]}
+
+
+@pytest.mark.parametrize(
+    ("servers", "target"),
+    [
+        ([had("b", "a", "b"), had("b", "a", "b")], "a"),
+        ([had("c", "a", "b", "c"), had("c", "a", "b", "c")], "b"),
+        # A deployment of b was cut off after the first server.
+        ([had("b", "a", "b"), had("a", "a")], "a"),
+        ([had("b", "c", "b", "a", "b"), had("b", "c", "b", "a", "b")], "a"),
+        # A way back to b was cut off: it ends there, and not further back.
+        ([had("b", "a", "b"), had("c", "a", "b", "c")], "b"),
+    ],
+)
+def test_all_servers_go_back_to_the_same_release(
+    servers: list[dict[str, Any]], target: str
+) -> None:
+    pytest.importorskip("pyinfra")
+    from mpls.deploy.deployment import target_of
+
+    assert target_of({str(number): it for number, it in enumerate(servers)}) == target
+
+
+@pytest.mark.parametrize("servers", [[had("a", "a")], [had("", *[])], [had("b", "x", "b")]])
+def test_there_may_be_nothing_to_go_back_to(servers: list[dict[str, Any]]) -> None:
+    pytest.importorskip("pyinfra")
+    from mpls.deploy.deployment import target_of
+
+    with pytest.raises(Refused, match="no release before this one"):
+        target_of({str(number): it for number, it in enumerate(servers)})
+
+
 # --- what workers leave on their servers ---
 
 

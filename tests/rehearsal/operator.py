@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mpls import __version__
 from mpls.config import builtin, changed, dumps
 from mpls.deploy import layout, wheelhouse
 from mpls.deploy.wheelhouse import Wheelhouse
@@ -151,7 +152,7 @@ def another(of: Wheelhouse, folder: Path, version: str, bad: bool = False) -> Wh
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
     init = source / "mpls" / "__init__.py"
-    init.write_text(init.read_text() + f'\n__version__ = "{version}"\n')
+    init.write_text(init.read_text().replace(f'"{__version__}"', f'"{version}"'))
     if bad:
         worker = source / "mpls" / "cli" / "worker.py"
         worker.write_text(worker.read_text() + BAD)

@@ -44,6 +44,7 @@ def question(server: Server) -> str:
         "wheels": str(layout.WHEELS),
         "history": str(layout.HISTORY),
         "applied": str(layout.APPLIED),
+        "kept": str(layout.KEPT),
         "drop_ins": f"{layout.UNITS}/mpls-worker@*.service.d",
         "secrets": str(layout.SECRETS),
     }

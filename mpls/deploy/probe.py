@@ -34,6 +34,7 @@ def main() -> None:
         "releases": complete(asked["releases"]),
         "wheels": names(asked["wheels"] + "/*/*.whl"),
         "history": lines(asked["history"]),
+        "kept": os.path.exists(asked["kept"]),
         "applied": {
             path.split("/")[-1]: "".join(lines(path)) for path in glob.glob(asked["applied"] + "/*")
         },

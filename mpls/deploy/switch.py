@@ -39,6 +39,9 @@ def switch(remote: Remote, release: str, material: Material, fresh: bool = False
         }
         _start(remote, stamps, fresh)
         _note(remote, release)
+        if remote.changes:
+            # It may have the secret of a worker that was moved to another server.
+            _run(remote, f"rm -f {layout.BEFORE}/*")
     except Lost:
         raise
     except RunFailed as error:
@@ -68,11 +71,13 @@ def _stamps_back(remote: Remote, release: str) -> dict[int, str]:
 
 def _back_up(remote: Remote, release: str, material: Material) -> bool:
     """Whether there was anything to go back to, and so there is now. What runs is kept only when
-    it was switched to in full, so that a second try does not keep the ruins of the first."""
+    it was switched to in full, so that a second try does not keep the ruins of the first, but has
+    what was kept before that."""
     found = remote.found
-    wanted = [it for it in remote.server.workers if str(it.id) in found["applied"]]
-    if not found["current"] or not wanted:
-        return False
+    wanted = [it for it in remote.server.workers if str(it.id) in found["units"]]
+    in_full = wanted and all(str(it.id) in found["applied"] for it in wanted)
+    if not found["current"] or not in_full:
+        return bool(found["kept"])
     if not material.is_new_to(remote.server, release, found) or remote.session.dry_run:
         return True
     kept = " ".join(
@@ -85,7 +90,7 @@ def _back_up(remote: Remote, release: str, material: Material) -> bool:
         f"set -e; umask 077; mkdir -p {layout.BEFORE}; "
         f"tar -cpf {layout.BEFORE}/new.tar --ignore-failed-read {kept} 2>/dev/null; "
         f"readlink {layout.CURRENT} > {layout.BEFORE}/current; "
-        f"mv {layout.BEFORE}/new.tar {layout.BEFORE}/files.tar",
+        f"mv {layout.BEFORE}/new.tar {layout.KEPT}",
     )
     return True
 
@@ -215,11 +220,12 @@ def _go_back(remote: Remote, backed_up: bool) -> str:
     if not backed_up:
         ran = remote.run(f"systemctl disable --now {units} {layout.TARGET}; rm -f {layout.CURRENT}")
         return "nothing ran there before, and nothing does now"
+    target = layout.release(remote.found["current"])
     ran = remote.run(
-        f"set -e; tar -xpf {layout.BEFORE}/files.tar -C /; "
-        f"ln -sfn $(cat {layout.BEFORE}/current) {layout.CURRENT}.new; "
-        f"mv -T {layout.CURRENT}.new {layout.CURRENT}; systemctl daemon-reload; "
-        f"{_restarting(remote)}"
+        f"set -e; old={target}; test ! -e {layout.KEPT} || {{ tar -xpf {layout.KEPT} -C /; "
+        f"old=$(cat {layout.BEFORE}/current); rm -f {layout.BEFORE}/*; }}; "
+        f"ln -sfn $old {layout.CURRENT}.new; mv -T {layout.CURRENT}.new {layout.CURRENT}; "
+        f"systemctl daemon-reload; {_restarting(remote)}"
     )
     return "what ran there before runs again" if ran.ok else f"and going back failed: {ran.why}"
 

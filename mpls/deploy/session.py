@@ -75,7 +75,7 @@ class Session:
         self.dry_run = dry_run
         self.stopping = threading.Event()
         """Set, no server begins another operation where it may be left out."""
-        names = [(server.name, _ssh_data(server, ssh_config)) for server in servers]
+        names = [(server.name, ssh_data(server, ssh_config)) for server in servers]
         inventory = Inventory((names, {}))  # type: ignore[no-untyped-call]
         config = Config(CONNECT_TIMEOUT=CONNECT_S)  # type: ignore[no-untyped-call]
         self._state = State(inventory, config)
@@ -248,7 +248,7 @@ def _outcome(error: Callable[[], Any], result: Callable[[], T]) -> T | RunFailed
     return result()
 
 
-def _ssh_data(server: Server, ssh_config: Path | None) -> dict[str, Any]:
+def ssh_data(server: Server, ssh_config: Path | None) -> dict[str, Any]:
     """What pyinfra is told besides the configuration of ssh, which it reads itself."""
     path = str(ssh_config) if ssh_config else None
     try:

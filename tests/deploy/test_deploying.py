@@ -289,6 +289,34 @@ def test_a_worker_is_started_anew_for_whatever_changed(
     assert stamp != material.take(taken.file).stamp(server, 0, "1-a"), "a peer's key is another"
 
 
+# --- what ssh is told ---
+
+
+@pytest.mark.parametrize(
+    ("lines", "strict", "asks_agent"),
+    [
+        ("", "yes", True),
+        ("StrictHostKeyChecking ask", "yes", True),
+        ("StrictHostKeyChecking no", "no", True),
+        ("StrictHostKeyChecking accept-new", "accept-new", True),
+        ("IdentitiesOnly yes", "yes", False),
+    ],
+)
+def test_a_host_key_must_be_known_unless_ssh_is_configured_otherwise(
+    tmp_path: Path, lines: str, strict: str, asks_agent: bool
+) -> None:
+    pytest.importorskip("pyinfra")
+    from mpls.deploy.session import ssh_data
+
+    config = tmp_path / "ssh_config"
+    config.write_text(f"Host a.example\n    {lines}\n")
+    (server,) = servers(cluster("mpls@a.example:2222"))
+    data = ssh_data(server, config)
+    assert data["ssh_strict_host_key_checking"] == strict
+    assert data.get("ssh_allow_agent", True) is asks_agent
+    assert (data["ssh_user"], data["ssh_port"]) == ("mpls", 2222)
+
+
 # --- going back ---
 
 

@@ -113,9 +113,7 @@ class Scenes:
         journal = self.servers.run("s1", f"journalctl -q -o cat -u {layout.unit(1)}")
         went_on = re.findall(r"going on after round (\d+)", journal)
         assert went_on, "it began anew"
-        return (
-            f"killed in round {before}, went on after {went_on[-1]}, past it {took_s:.1f} s later"
-        )
+        return f"went on after round {went_on[-1]}, and past {before} {took_s:.1f} s after it"
 
     def bad_release(self) -> str:
         """It fails on the first server, which goes back; the others never see it."""

@@ -26,7 +26,7 @@ PYTHON = "3.11"
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "constraints.txt", "mpls", "sim")
 BAD = "raise SystemExit('a bad release: this worker dies at its start')\n"
 SEARCH = (
-    "grep -rlF -D skip -f /dev/shm/pattern --exclude=pattern --exclude-dir=proc --exclude-dir=sys"
+    "grep -rhoF -D skip -f /dev/shm/pattern --exclude=pattern --exclude-dir=proc --exclude-dir=sys"
 )
 TEST_INDEX = os.environ.get("MPLS_TORCH_INDEX", "")
 """Where torch comes from, besides the default index."""
@@ -92,17 +92,16 @@ class Operator:
     def secrets_on(self, name: str) -> set[int]:
         """The ids of the workers whose secret is in any file of this server. What systemd hands to
         a unit lies in a memory of its own, which is looked into by the name of the unit."""
-        found = set()
-        for number in range(len(self.servers.names)):
-            secret = (self.cluster.with_suffix(".keys") / f"w{number}.secret").read_text()
-            pattern = self.folder / "pattern"
-            pattern.write_text(secret)
-            self.servers.copy_to(name, pattern, "/dev/shm/pattern")
-            pattern.unlink()
-            search = f"{SEARCH} / 2>/dev/null; rm /dev/shm/pattern"
-            if self.servers.run(name, search, check=False).split():
-                found.add(number)
-        return found
+        folder = self.cluster.with_suffix(".keys")
+        secrets = [
+            (folder / f"w{n}.secret").read_text().strip() for n in range(len(self.servers.names))
+        ]
+        pattern = self.folder / "pattern"
+        pattern.write_text("".join(f"{secret}\n" for secret in secrets))
+        self.servers.copy_to(name, pattern, "/dev/shm/pattern")
+        pattern.unlink()
+        said = self.servers.run(name, f"{SEARCH} / 2>/dev/null; rm /dev/shm/pattern", check=False)
+        return {number for number, secret in enumerate(secrets) if secret in said}
 
     def show(self, name: str, key: str) -> str:
         """A property of the worker's unit on this server."""

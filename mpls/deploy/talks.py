@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from mpls.config import ClusterConfig
 from mpls.deploy import layout
@@ -21,39 +22,55 @@ CLOCK_S = 2.0
 
 
 def silent_pairs(config: ClusterConfig, remotes: Iterable[Remote], within_s: float) -> list[str]:
-    """The pairs of workers on these servers, as `w0 -> w1`, that did not talk in that time."""
+    """The pairs of workers on these servers, as `w0 -> w1`, that run and did not talk in that
+    time."""
     at = {it.id: remote for remote in remotes for it in remote.server.workers}
     pairs = [(a, b) for a in at for b in config.peers_of(a) if b in at]
     end_s = time.monotonic() + within_s
     while True:
         heard = {worker: _heard(remote, worker) for worker, remote in at.items()}
-        silent = [pair for pair in pairs if not _talked(config, heard, at, *pair)]
+        offset_s = {worker: float(remote.found["offset_s"]) for worker, remote in at.items()}
+        silent = [pair for pair in pairs if not talked(config, heard, offset_s, *pair)]
         if not silent or time.monotonic() > end_s:
             return [f"{config.worker(a).name} -> {config.worker(b).name}" for a, b in silent]
         time.sleep(PAUSE_S)
 
 
-Heard = tuple[float, dict[str, float]]
-"""When a worker's life began, and when each peer welcomed it; on the clock of its server."""
+@dataclass(frozen=True)
+class Heard:
+    """When a worker's life began, and when each peer welcomed it, on the clock of its server; and
+    whether its rounds are done and it has ended, so that nobody can talk to it any more."""
+
+    began_s: float
+    welcomes: dict[str, float]
+    has_ended: bool
 
 
 def _heard(remote: Remote, worker_id: int) -> Heard:
     python = layout.CURRENT / "venv" / "bin" / "python"
     name = next(it.name for it in remote.server.workers if it.id == worker_id)
-    ran = remote.run(f"{python} -m mpls.deploy.heard {layout.state(worker_id)} {name}")
+    show = f"systemctl show {layout.unit(worker_id)} --value -p"
+    ran = remote.run(
+        f"{python} -m mpls.deploy.heard {layout.state(worker_id)} {name}; "
+        f"{show} ActiveState; {show} Result"
+    )
     try:
-        found = json.loads(ran.out)
+        found, state, result = ran.out.split("\n")
+        plain = json.loads(found)
     except ValueError:
         raise RunFailed(f"{remote.server.name}: what {name} heard: {ran.why}") from None
-    return found.get("began_s", float("inf")), found.get("welcomes", {})
+    has_ended = (state, result) == ("inactive", "success")
+    return Heard(plain.get("began_s", float("inf")), plain.get("welcomes", {}), has_ended)
 
 
-def _talked(
-    config: ClusterConfig, heard: dict[int, Heard], at: dict[int, Remote], a: int, b: int
+def talked(
+    config: ClusterConfig, heard: dict[int, Heard], offset_s: dict[int, float], a: int, b: int
 ) -> bool:
-    """A welcome of a life before this one of the peer says nothing."""
-    welcome_s = heard[a][1].get(config.worker(b).name)
+    """Whether b welcomed a, where each server's clock is that much ahead of ours. A welcome of a
+    life before this one of the peer says nothing."""
+    if heard[a].has_ended or heard[b].has_ended:
+        return True
+    welcome_s = heard[a].welcomes.get(config.worker(b).name)
     if welcome_s is None:
         return False
-    offset = {worker: float(at[worker].found["offset_s"]) for worker in (a, b)}
-    return welcome_s - offset[a] >= heard[b][0] - offset[b] - CLOCK_S
+    return welcome_s - offset_s[a] >= heard[b].began_s - offset_s[b] - CLOCK_S

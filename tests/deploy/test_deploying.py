@@ -317,6 +317,30 @@ def test_a_host_key_must_be_known_unless_ssh_is_configured_otherwise(
     assert (data["ssh_user"], data["ssh_port"]) == ("mpls", 2222)
 
 
+# --- who talks ---
+
+
+@pytest.mark.parametrize(
+    ("welcome_s", "began_s", "offset_s", "ended", "talks"),
+    [
+        (150.0, 100.0, 0.0, False, True),
+        (None, 100.0, 0.0, False, False),
+        (90.0, 100.0, 0.0, False, False),  # of the peer's life before this one
+        (90.0, 100.0, -15.0, False, True),  # on a clock that is behind
+        (None, 100.0, 0.0, True, True),  # it is done, and gone
+    ],
+)
+def test_two_workers_talk_when_one_was_welcomed_in_the_others_present_life(
+    welcome_s: float | None, began_s: float, offset_s: float, ended: bool, talks: bool
+) -> None:
+    pytest.importorskip("pyinfra")
+    from mpls.deploy.talks import Heard, talked
+
+    welcomes = {} if welcome_s is None else {"w1": welcome_s}
+    found = {0: Heard(50.0, welcomes, False), 1: Heard(began_s, {}, ended)}
+    assert talked(cluster("a", "b"), found, {0: offset_s, 1: 0.0}, 0, 1) is talks
+
+
 # --- going back ---
 
 

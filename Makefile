@@ -23,7 +23,7 @@ MESSAGES ?= 1000000
 SESSIONS ?= 10000
 MINUTES ?= 60
 
-.PHONY: help setup proto run-local sim sim-faults test test-slow test-live test-pythons check format golden bench bench-live bench-wire fuzz fuzz-grpc soak mutants check-deploy rehearse-boxes clean
+.PHONY: help setup proto run-local sim sim-faults test test-slow test-live test-pythons check format golden bench bench-live bench-wire fuzz fuzz-grpc soak mutants check-deploy rehearse rehearse-boxes clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -110,6 +110,9 @@ $(DEPLOY_CHECKS)/.ready: deploy/checks.txt $(READY)
 	@$(BIN)/python -m venv $(DEPLOY_CHECKS)
 	@$(DEPLOY_CHECKS)/bin/python -m pip install -q --disable-pip-version-check --only-binary :all: -r $< 2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
 	@touch $@
+
+rehearse: $(READY) ## A whole deployment on three booted servers; needs root, 20 minutes or so; ARGS=
+	@$(BIN)/python -m tests.rehearsal $(ARGS)
 
 rehearse-boxes: $(READY) ## Run what the containers would run, without an engine; needs root and debootstrap; ARGS=
 	@$(BIN)/python -m tests.deploy.boxes $(ARGS)

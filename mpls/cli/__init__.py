@@ -21,6 +21,7 @@ COMMANDS = {
     "check": "Validate a cluster file and say what would run.",
     "generate": "Write a cluster file.",
     "keys": "Make the keys with which workers know each other.",
+    "deploy": "Put a cluster onto its servers, and look after it there.",
     "unit": "Write what a worker's systemd unit needs.",
     "checkpoint": "Look into a worker's checkpoints.",
     "plan": "Explain one scheduling decision.",

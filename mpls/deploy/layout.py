@@ -51,3 +51,34 @@ def secret(worker_id: int) -> PurePosixPath:
 def state(worker_id: int) -> PurePosixPath:
     """Of one worker."""
     return STATE / str(worker_id)
+
+
+ROOT = PurePosixPath("/opt/mpls")
+WHEELS = ROOT / "wheels"
+"""Every wheel once, in a folder named after its digest; releases are installed from here."""
+LIBRARIES = ROOT / "libraries"
+"""A venv for each set of wheels that releases were made of, without our own; most releases share
+theirs with the one before."""
+INCOMING = ROOT / "incoming"
+"""The ssh user's own, for uploads."""
+STAGED = ROOT / "staged"
+"""root's alone: cluster file, keys and units of a deployment before they are switched to."""
+BEFORE = ROOT / "before"
+"""root's alone: what a server had before it was switched, to go back to."""
+KEPT = BEFORE / "files.tar"
+APPLIED = ROOT / "applied"
+"""For each worker the digest of all that it was last started with."""
+HISTORY = ROOT / "history"
+"""The releases that were switched to, the latest last."""
+MARK = "release.json"
+"""In a release's folder once it is complete: its wheels."""
+
+
+def mark(version: str) -> PurePosixPath:
+    """The file that makes a release complete."""
+    return release(version) / MARK
+
+
+def applied(worker_id: int) -> PurePosixPath:
+    """See APPLIED."""
+    return APPLIED / str(worker_id)

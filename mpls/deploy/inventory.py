@@ -41,7 +41,7 @@ def servers(config: ClusterConfig) -> list[Server]:
     a worker that has no server, and for what ssh would not understand."""
     users: dict[tuple[str, int | None], str | None] = {}
     workers: dict[tuple[str, int | None], list[WorkerTable]] = {}
-    for worker in config.workers:
+    for worker in config.present:
         if getattr(worker, "left", False):
             continue
         user, host, port = _target(worker)

@@ -42,8 +42,6 @@ def servers(config: ClusterConfig) -> list[Server]:
     users: dict[tuple[str, int | None], str | None] = {}
     workers: dict[tuple[str, int | None], list[WorkerTable]] = {}
     for worker in config.present:
-        if getattr(worker, "left", False):
-            continue
         user, host, port = _target(worker)
         if users.setdefault((host, port), user) != user:
             raise BadInput(

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # On each Python from 3.10 to 3.13 that is installed: a venv without torch, and without what only
-# `mpls deploy` needs, in which core, wire,
-# config and sim must import, and their tests pass.
+# `mpls deploy` needs, in which core, wire, config and sim must import, and their tests pass.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# On each Python from 3.10 to 3.13 that is installed: a venv without torch, and without what only
-# `mpls deploy` needs, in which core, wire, config and sim must import, and their tests pass.
+# On each Python from 3.10 to 3.13 that is installed: a venv without torch, in which core, wire,
+# config and sim must import, and their tests pass.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +18,7 @@ for version in 3.10 3.11 3.12 3.13; do
     venv=.venvs/$version
     if [ constraints.txt -nt "$venv/.ready" ] || [ tools/test_pythons.sh -nt "$venv/.ready" ]; then
         "$python" -m venv "$venv"
-        grep -vE '^(torch|pyinfra|paramiko)' constraints.txt > "$venv/requirements.txt"
+        grep -v '^torch' constraints.txt > "$venv/requirements.txt"
         "$venv/bin/python" -m pip install -q --disable-pip-version-check -r "$venv/requirements.txt" \
             2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
         touch "$venv/.ready"

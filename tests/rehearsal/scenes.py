@@ -21,8 +21,9 @@ Scene = Callable[[], str]
 LEARNED = 0.8
 LINKS = "10-15MB"
 QUIET_ROUNDS = 60
-LAST_ROUNDS = 60
-"""Rounds that a run still has when it is told to come to its end."""
+LAST_ROUNDS = 3000
+"""Rounds that a run still has when it is told to come to its end: more than it makes meanwhile, so
+that the workers' last lives have plans to be replayed."""
 EXPOSURE_MOST = 1.5
 
 
@@ -161,14 +162,17 @@ class Scenes:
         rounds = max(self._rounds()) + LAST_ROUNDS
         self.operator.write_cluster(self._tables(rounds))
         self._deploy("good", 0)
-        self._until("all rounds are done", self._all_ended, 600)
+        self._until("all rounds are done", self._all_ended, 1200)
         return f"{rounds} rounds, all three ended with 0"
 
     def compare_exactly(self) -> str:
         """Decisions and bytes of the last lives, replayed."""
         run = self._fetch("eventful")
         traces = sorted(path.name for path in run.glob("*.trace*.jsonl"))
-        return f"{len(traces)} lives' traces; {self._compare(run, '--exact')}"
+        said = self._compare(run, "--exact")
+        plans = json.loads((run / "compare.json").read_text())[0]["note"]
+        assert not plans.startswith("0 plans"), "the last lives made no plans to replay"
+        return f"{len(traces)} lives' traces, {plans} replayed; {said}"
 
     def quiet(self, name: str, seed: int) -> str:
         """A run of its own, to its end, with nothing happening to it."""

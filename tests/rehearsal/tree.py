@@ -75,6 +75,9 @@ def locked(path: Path) -> Iterator[None]:
 
 def _make(tree: Path) -> None:
     unfinished = tree.with_name(f"{tree.name}.unfinished")
+    if f" {unfinished}/" in Path("/proc/self/mountinfo").read_text(encoding="utf-8"):
+        # Of one that was killed; what is removed there would be removed from this machine.
+        raise RuntimeError(f"{unfinished}: something is mounted in it; umount that first")
     shutil.rmtree(unfinished, ignore_errors=True)
     include = f"--include={','.join(PACKAGES)}"
     _run("mmdebstrap", "--mode=root", "--variant=minbase", include, SUITE, str(unfinished))

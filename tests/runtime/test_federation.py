@@ -113,10 +113,14 @@ def come_and_go(run: Run) -> None:
     newcomer = {"id": 3, "address": "127.0.0.1:0"}
     workers = [worker.model_dump(exclude_none=True) for worker in before.workers]
     workers[0]["left"] = True
+    w0 = run.workers[0].pid
+    assert w0 is not None
+    os.kill(w0, signal.SIGSTOP)  # it is told to end, and cannot yet
     told = run.federation.reload(changed(before, {"workers": [*workers, newcomer]}))
     assert told == ([3], [0])
     with pytest.raises(Refused, match=r"id 0: w0 has not ended yet; wait"):
         run.federation.reload(changed(run.federation.config, {"workers": [*back(run), newcomer]}))
+    os.kill(w0, signal.SIGCONT)
 
     def end_once_met(run: Run) -> bool:
         pulls = run.records("w3", "pull") if run.trace("w3").exists() else []

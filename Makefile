@@ -51,7 +51,7 @@ sim-faults: $(READY) ## Seeded faults through the real core, SEEDS=1000 of them
 	@$(BIN)/python -m sim.fault_runs --seeds $(SEEDS) $(ARGS)
 
 test: $(READY) ## The default suite: under 3 minutes on two cores
-	$(PYTEST) -n 2 -m "not slow and not live" $(ARGS)
+	$(PYTEST) -n 2 --dist loadgroup -m "not slow and not live" $(ARGS)
 
 test-slow: $(READY) ## Long tests
 	$(PYTEST) -m slow $(ARGS)

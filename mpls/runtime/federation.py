@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ENDS = (0, BadInput.exit_code, Refused.exit_code)
 """Exit codes after which a worker is not started again: it would end in the same way."""
-DRAIN_S = 20.0
+DRAIN_S = 28.0
 """A worker that was told to end and has not after this long is killed."""
 
 

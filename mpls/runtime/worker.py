@@ -35,7 +35,7 @@ log = logging.getLogger("mpls")
 TRAFFIC_S = 1.0
 LATE_S = 5.0
 """If this thread itself comes so late, the process was frozen."""
-DRAIN_S = {"training": 12.0, "aggregation": 2.0, "serving": 2.0, "checkpoint": 2.0}
+DRAIN_S = {"training": 12.0, "aggregation": 2.0, "serving": 2.0, "checkpoint": 8.0}
 """Draining threads are given this long to come to their end, one after the other. Together it is
 less than what a federation waits for its workers."""
 

@@ -26,7 +26,8 @@ from mpls.report.summary import summarise
 from mpls.runtime.federation import Federation, warm_up
 from tests.runtime.rig import Job
 
-pytestmark = pytest.mark.timeout(120)
+# All in one process of pytest's: else each would start all of these federations.
+pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("federations")]
 RUN_S = 100.0
 
 QUICK = {"emulate": "", "status_s": 0.1}
